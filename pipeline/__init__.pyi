@@ -1,0 +1,16 @@
+from ._errors import REJECTION_REASONS as REJECTION_REASONS
+from ._errors import ClipRejected as ClipRejected
+from ._errors import FormatError as FormatError
+from ._errors import IntegrityError as IntegrityError
+from ._errors import MetadataError as MetadataError
+from ._errors import RejectionReason as RejectionReason
+from ._errors import SedDistillError as SedDistillError
+from ._errors import TeacherError as TeacherError
+from ._errors import UsageError as UsageError
+from ._grid import CLIP_MS as CLIP_MS
+from ._grid import FRAMES as FRAMES
+from ._grid import HOP_MS as HOP_MS
+from ._json import canonical_json as canonical_json
+from ._specs import AudioSpec as AudioSpec
+from ._specs import TargetSpec as TargetSpec
+from ._specs import Vocabulary as Vocabulary
