@@ -1,0 +1,14 @@
+from ._command import add_run_arguments as add_run_arguments
+from ._command import run_command as run_command
+from ._command import run_stage_from as run_stage_from
+from ._driver import Quarantined as Quarantined
+from ._pack import PackConfig as PackConfig
+from ._pack import pack_shard as pack_shard
+from ._pack import pack_stage as pack_stage
+from ._report import StageReport as StageReport
+from ._run import run_stage as run_stage
+from ._stage import Rejection as Rejection
+from ._stage import ShardFunction as ShardFunction
+from ._stage import ShardResult as ShardResult
+from ._stage import ShardTask as ShardTask
+from ._stage import Stage as Stage

@@ -1,0 +1,14 @@
+from ._choice import TeacherChoice as TeacherChoice
+from ._label_command import add_label_arguments as add_label_arguments
+from ._label_command import label_script as label_script
+from ._label_command import run_label as run_label
+from ._labelling import LabelConfig as LabelConfig
+from ._labelling import label_stage as label_stage
+from ._beats import Beats as Beats
+from ._beats import BeatsConfig as BeatsConfig
+from ._beats import beats_features as beats_features
+from ._beats_teacher import BeatsTeacher as BeatsTeacher
+from ._beats_teacher import load_beats as load_beats
+from ._registry import FAMILIES as FAMILIES
+from ._registry import load_teacher as load_teacher
+from ._teacher import Teacher as Teacher

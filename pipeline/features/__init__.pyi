@@ -1,0 +1,5 @@
+from ._kaldi import KaldiFbank as KaldiFbank
+from ._kaldi import kaldi_fbank as kaldi_fbank
+from ._mel import MelBand as MelBand
+from ._mel import jittered_band as jittered_band
+from ._mel import log_mel as log_mel

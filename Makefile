@@ -1,0 +1,49 @@
+# Each target makes its own environment in $(VENV) when there is none.
+#   make demo TORCH='torch==2.13.0+cu128'     another PyTorch build
+#   make test PYTEST='-k loader'              a part of the tests
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PYTEST ?=
+CAMPAIGN ?= 50
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench campaign
+
+demo: $(STAMP)-make
+	$(BIN)/sed-distill demo --out demo-out
+
+test: $(STAMP)-test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+check: $(STAMP)-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)-test
+	$(BIN)/python -m benchmarks
+
+campaign: $(STAMP)-test
+	$(BIN)/python -m pytest --campaign $(CAMPAIGN) -m campaign $(PYTEST)
+
+# PyTorch by name and first: a bare requirement would take the newest build with gigabytes of CUDA packages.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+
+$(STAMP)-make: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[make]'
+	touch $@
+
+$(STAMP)-test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[make,test]'
+	touch $@
+
+$(STAMP)-check: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[make,test,check]'
+	touch $@

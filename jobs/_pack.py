@@ -1,0 +1,253 @@
+"""The pack stage: recordings of any format into audio shards, each clip decoded once."""
+
+import functools
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs._manifest import (
+    MANIFEST_NAME,
+    MISSING_BYTES,
+    ManifestRow,
+    by_shard,
+    merge_manifest,
+    read_manifest,
+    rows_sha256,
+    write_manifest,
+)
+from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs._wanted import KeyMode, LongMode, find_wanted
+from pipeline import (
+    AudioSpec,
+    ClipRejected,
+    IntegrityError,
+    PcmClip,
+    UsageError,
+    clip_from_file,
+    read_hard,
+    sweep_partial,
+    write_hard,
+)
+from shards import AudioShardWriter, AudioSidecar, Dataset, fingerprint
+
+STAGE_VERSION = 1  # raised when the same recordings would give other shards
+_THREADS = 2
+_Result = TypeVar("_Result")
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """All that a worker needs; which clips a shard has, it reads from the manifest."""
+
+    dataset: Path
+    split: str
+    folder: Path
+    keys: KeyMode
+    spec: AudioSpec
+
+    @property
+    def output(self) -> Path:
+        return Dataset(self.dataset).audio_folder(self.split, self.spec.name)
+
+    def provenance(self, rows: tuple[ManifestRow, ...]) -> dict[str, Any]:
+        """Everything that decides the content of the shard made of `rows`."""
+        return {
+            "stage": "pack",
+            "stage_version": STAGE_VERSION,
+            "spec": self.spec.to_json(),
+            "codec": "flac",
+            "resampler": "soxr_hq",
+            "keys": self.keys,
+            "manifest_sha256": rows_sha256(rows),
+        }
+
+
+def pack_stage(
+    *,
+    dataset: str | Path,
+    split: str,
+    folder: Path,
+    keys: KeyMode = "audioset",
+    weak_csv: Path | None = None,
+    strong_tsv: Path | None = None,
+    audio_spec: AudioSpec | None = None,
+    long: LongMode = "first",
+    clips_per_shard: int = 1_000,
+) -> Stage:
+    """Plan packing `folder` into a split: commits hard.parquet and the manifest, returns the shards that are missing.
+
+    keys "audioset": the clips wanted are the segments of `weak_csv` and `strong_tsv` together (at least one of them),
+        found in the folder by any spelling of their names; what no recording has is rejected as missing.
+    keys "path": every recording of the folder, or exactly those of `weak_csv` (columns `path`, relative to the folder,
+        and `mid`). `long` "first" keeps the first `clip_ms` of a recording, "split" cuts it into consecutive clips that
+        each inherit its weak labels.
+    strong_tsv: its segments are strong-annotated; no other clip is.
+
+    Called again, clips keep their shard, new ones go to new shards, and committed shards are checked to be what this
+    call would write. Raises UsageError for wrong use, an empty folder, changed inputs or an output that cannot be
+    written, MetadataError for lists that do not hold together or clips whose keys collide.
+    """
+    where = Dataset(dataset)
+    spec = AudioSpec() if audio_spec is None else audio_spec
+    for path in (where.root, folder):
+        if not path.is_absolute():
+            raise UsageError(f"{path} is relative, a job needs absolute paths: it may run in another folder")
+    if clips_per_shard < 1:
+        raise UsageError(f"clips per shard are {clips_per_shard}, need at least 1")
+    config = PackConfig(dataset=where.root, split=split, folder=folder, keys=keys, spec=spec)
+    output = config.output
+    wanted = find_wanted(folder, keys=keys, weak_csv=weak_csv, strong_tsv=strong_tsv, spec=spec, long=long)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for swept in (where.root, where.hard_path(split).parent, output):
+            sweep_partial(swept)
+        Dataset.create(where.root, keys=keys)
+        committed = {sidecar.shard: sidecar for sidecar in where.audio_shards(split, spec.name)}
+        manifest = output / MANIFEST_NAME
+        earlier = read_manifest(manifest) if manifest.exists() else ()
+        merged = merge_manifest(wanted.rows, earlier, committed, clips_per_shard=clips_per_shard)
+        shards = by_shard(merged.rows)
+        for sidecar in committed.values():
+            _check_committed(sidecar, config.provenance(shards.get(sidecar.shard, ())))
+        _write_hard(where.hard_path(split), wanted.hard)
+        if merged.rows != earlier:
+            write_manifest(manifest, merged.rows)
+    except OSError as error:
+        raise UsageError(
+            f"dataset {where.root} cannot be written ({error.strerror}: {error.filename}); choose another folder"
+        ) from error
+    return Stage(
+        name="pack",
+        open_worker=open_pack_worker,
+        config=config,
+        tasks=tuple(
+            ShardTask(shard=shard, clips=len(rows)) for shard, rows in shards.items() if shard not in committed
+        ),
+        done=tuple(_result(sidecar) for sidecar in committed.values()),
+        output=output,
+        notes={"extra": wanted.extra, "vanished": merged.vanished, "found_later": merged.found_later},
+    )
+
+
+def open_pack_worker(config: PackConfig) -> ShardFunction:
+    return functools.partial(pack_shard, config)
+
+
+def pack_shard(config: PackConfig, task: ShardTask) -> ShardResult:
+    """Decode the clips of one shard and commit them. A clip that cannot be stored is rejected with its reason."""
+    rows = read_manifest(config.output / MANIFEST_NAME, shard=task.shard)
+    seconds = {"decode": 0.0, "encode": 0.0, "commit": 0.0}
+    writer = AudioShardWriter(
+        config.output, task.shard, spec=config.spec, provenance=config.provenance(rows), software=_software()
+    )
+    with writer, ThreadPoolExecutor(_THREADS) as threads:
+        outcomes = _map_ahead(threads, functools.partial(_decode_row, config), rows, ahead=4 * _THREADS)
+        for row, (outcome, decode_s) in zip(rows, outcomes, strict=True):
+            started_s = time.perf_counter()
+            if isinstance(outcome, ClipRejected):
+                writer.reject(row.key, outcome.reason, outcome.detail)
+            else:
+                writer.add(
+                    row.key,
+                    outcome.pcm if config.spec.channels == 1 else np.ascontiguousarray(outcome.pcm.T),
+                    origin=outcome.codec,
+                    cut_samples=outcome.cut_samples,
+                    clipped_samples=outcome.clipped_samples,
+                    flags=outcome.flags,
+                )
+            seconds["decode"] += decode_s
+            seconds["encode"] += time.perf_counter() - started_s
+        started_s = time.perf_counter()
+        sidecar = writer.commit()
+        seconds["commit"] += time.perf_counter() - started_s
+    return _result(sidecar, seconds)
+
+
+def _decode_row(config: PackConfig, row: ManifestRow) -> tuple[PcmClip | ClipRejected, float]:
+    """The clip or why there is none, and the seconds it took."""
+    started_s = time.perf_counter()
+    try:
+        if row.bytes == MISSING_BYTES:
+            raise ClipRejected("missing", "no recording of the folder has this clip")
+        outcome: PcmClip | ClipRejected = clip_from_file(
+            row.recording(config.folder),
+            spec=config.spec,
+            start_ms=row.start_ms,
+            duration_ms=row.duration_ms,
+            expected_ms=row.expected_ms,
+        )
+    except ClipRejected as rejected:
+        outcome = rejected
+    return outcome, time.perf_counter() - started_s
+
+
+def _map_ahead(
+    threads: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item], *, ahead: int
+) -> Iterator[_Result]:
+    """`map` in order with at most `ahead` results waiting: a slow clip must not let the others fill the memory."""
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _check_committed(sidecar: AudioSidecar, expected: dict[str, Any]) -> None:
+    if sidecar.fingerprint != fingerprint(expected):
+        names = sorted({*expected, *sidecar.provenance})
+        differing = ", ".join(name for name in names if expected.get(name) != sidecar.provenance.get(name))
+        raise UsageError(
+            f"{sidecar.path}: was packed as {sidecar.fingerprint[:12]}, this run would write "
+            f"{fingerprint(expected)[:12]} ({differing} differ); repeat the call that packed it, or use another dataset"
+        )
+    size = sidecar.tar_path.stat().st_size if sidecar.tar_path.exists() else None
+    if size != sidecar.tar_bytes:
+        has = "is not there" if size is None else f"has {size} bytes"
+        raise IntegrityError(
+            f"{sidecar.tar_path}: {has}, its sidecar states {sidecar.tar_bytes}; restore it, or delete "
+            f"{sidecar.path.name} and pack again"
+        )
+
+
+def _write_hard(path: Path, table: pa.Table) -> None:
+    """Clips that an earlier call had and this one has not keep their labels, as their audio stays."""
+    if path.exists():
+        earlier = read_hard(path)
+        known = pc.is_in(earlier.column("key"), value_set=table.column("key"))
+        table = pa.concat_tables([table, earlier.filter(pc.invert(known))]).sort_by("key")
+        if table.equals(earlier):
+            return
+    write_hard(path, table)
+
+
+def _result(sidecar: AudioSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
+    refused = sidecar.rejected
+    rows = zip(refused.key, refused.reason, refused.detail, strict=True)
+    return ShardResult(
+        shard=sidecar.shard,
+        stored=len(sidecar.clips.key),
+        rejected=dict(Counter(refused.reason)),
+        bytes=sidecar.tar_bytes,
+        seconds=seconds or {},
+        rejections=tuple(Rejection(key=key, reason=reason, detail=detail) for key, reason, detail in rows),
+    )
+
+
+def _software() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("soxr", "av")}

@@ -1,0 +1,198 @@
+"""Workers as Ray actors. The only place that imports Ray, when a pool is opened, so that `import jobs` is cheap."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jobs._driver import Done, Event, Failed, Lost, Pool, Ready
+from jobs._local import describe_error
+from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
+from pipeline import UsageError
+
+# Ray carries paths and counts, never tensors: the smallest store it accepts is 75 MB, its default 30 % of the memory.
+_OBJECT_STORE_BYTES = 100 * 2**20
+
+
+def resolve_address(asked: str | None, environment: Mapping[str, str]) -> str | None:
+    """The Ray to join, or None for an embedded one: what was asked for, else RAY_ADDRESS.
+
+    RAY_ADDRESS that starts with `http` is the job command's dashboard, which `ray.init` cannot join. Nothing else is
+    looked at: a plain `ray.init()` would join whatever cluster a leftover file of an earlier run names.
+    """
+    address = asked or environment.get("RAY_ADDRESS", "")
+    if asked is None and address.startswith("http"):
+        address = ""
+    return None if address in ("", "local") else address
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
+    """Join the Ray at `address`, or start one with `cpus` CPUs for the duration. Within a session, that one is used."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        try:
+            ray.init(address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"no Ray answers at {address} ({describe_error(error)}); start one there, or pass --ray-address local"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def machine_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class RayPool(Pool):
+    """One actor per worker, one call in flight per actor. Ray restarts none, and none is used after an error."""
+
+    def __init__(self, stage: Stage, *, workers: int | None, address: str | None) -> None:
+        self.workers: int = workers or 0  # 0: what there is room for, known once Ray is there
+        self._stage = stage
+        self._address = resolve_address(address, os.environ)
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, int] = {}  # object reference of a call in flight -> worker
+        self._starting: set[int] = set()
+        self._session = contextlib.ExitStack()
+
+    def __enter__(self) -> "RayPool":
+        cpus = max(machine_cpus(), self.workers * self._stage.cpus)
+        self._session.enter_context(ray_session(self._address, cpus=cpus))
+        if not self.workers:
+            self.workers = self._room()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in list(self._actors):
+            self.kill(worker)
+        self._session.close()
+
+    def spawn(self, worker: int) -> None:
+        import ray
+
+        actor = ray.remote(_Worker).options(
+            num_cpus=self._stage.cpus,
+            num_gpus=self._stage.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": self._worker_environment()},
+        )
+        self._actors[worker] = actor.remote()
+        self._starting.add(worker)
+        self._calls[self._actors[worker].open.remote(self._stage.open_worker, self._stage.config)] = worker
+
+    def assign(self, worker: int, task: ShardTask) -> None:
+        self._calls[self._actors[worker].do.remote(task)] = worker
+
+    def kill(self, worker: int) -> None:
+        import ray
+
+        actor = self._actors.pop(worker, None)
+        self._starting.discard(worker)
+        self._calls = {call: of for call, of in self._calls.items() if of != worker}
+        if actor is not None:
+            ray.kill(actor)
+
+    def wait(self, timeout_s: float) -> Sequence[Event]:
+        import ray
+
+        if not self._calls:
+            return ()
+        calls = list(self._calls)
+        finished, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        if not finished:
+            finished, _ = ray.wait(calls, num_returns=1, timeout=timeout_s)
+        return [self._event(call, self._calls.pop(call)) for call in finished]
+
+    def interrupt(self) -> None:
+        """`wait` ends with its timeout; raising out of Ray's own code would not be safe."""
+
+    def _event(self, call: Any, worker: int) -> Event:
+        import ray
+        from ray.exceptions import RayActorError, RayError, RayTaskError
+
+        try:
+            answer = ray.get(call)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
+            return Failed(worker=worker, reason=describe_error(cause), transient=isinstance(cause, OSError))
+        except RayError as error:
+            preempted = isinstance(error, RayActorError) and bool(error.preempted)
+            return Lost(worker=worker, reason=_first_line(error), preempted=preempted)
+        if worker in self._starting:
+            self._starting.remove(worker)
+            return Ready(worker=worker)
+        return Done(worker=worker, result=answer)
+
+    def _room(self) -> int:
+        """Workers the machine or cluster has room for now, a core left to the driver where there are more than two."""
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus = int(resources.get("CPU", 0))
+        if self._address is None and cpus > 2:
+            cpus -= 1
+        room = cpus // self._stage.cpus
+        if self._stage.gpus:
+            room = min(room, int(resources.get("GPU", 0) / self._stage.gpus))
+        return max(1, room)
+
+    def _worker_environment(self) -> dict[str, str]:
+        environment = {"OMP_NUM_THREADS": str(self._stage.cpus)}
+        if self._address is None:
+            # What the driver can import, workers can. On a cluster the job's working directory is on their path.
+            environment["PYTHONPATH"] = os.pathsep.join(_own_import_folders())
+        return environment
+
+
+@dataclass
+class _Worker:
+    """Lives in the actor's process."""
+
+    function: ShardFunction | None = None
+
+    def open(self, open_worker: Callable[[Any], ShardFunction], config: Any) -> None:
+        self.function = open_worker(config)
+
+    def do(self, task: ShardTask) -> ShardResult:
+        if self.function is None:
+            raise RuntimeError("a shard reached a worker that has not opened its stage")
+        return self.function(task)
+
+
+def _own_import_folders() -> list[str]:
+    """Folders on sys.path that are not the interpreter's own, the one of this package first."""
+    installed = tuple({os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)})
+    folders = [str(Path(__file__).resolve().parent.parent), *(os.path.realpath(entry) for entry in sys.path)]
+    own = [folder for folder in folders if not folder.startswith(tuple(f"{prefix}{os.sep}" for prefix in installed))]
+    return [folder for folder in dict.fromkeys(own) if os.path.isdir(folder)]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,7 @@
+"""`python -m sed_distill`: the same as the console script."""
+
+import sys
+
+from sed_distill.cli import main
+
+sys.exit(main())

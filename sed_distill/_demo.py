@@ -1,0 +1,196 @@
+"""`sed-distill demo`: generated recordings in, two students and a report out, through every stage of the pipeline.
+
+Each step leaves its figures in `steps/<name>.json`; a demo that was stopped goes on behind the last of them.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import Stage, StageReport, pack_stage, ray_session, run_stage
+from pipeline import SOUND_CLASSES, AudioSpec, IntegrityError, UsageError, Vocabulary, canonical_json, write_atomic, write_split
+from sed_distill._comparison import Arm, evaluate_arms, train_arm
+from sed_distill._report import write_report
+from shards import Dataset, verify
+from teachers import TeacherChoice, label_stage
+
+LABELS = "demo"
+SPLIT_CLIPS = {"strong": 40, "weak": 200, "dev": 40, "eval": 60}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRecipe:
+    """What decides the demo's result; a folder holds the demo of one recipe."""
+
+    seed: int = 0
+    width: float = 0.2
+    steps: int = 150
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+
+
+HARD = Arm(name="hard", title="Student, hard strong labels", sources=(("strong", 1.0),), terms=(("hard_strong", 1.0),))
+DISTILLED = Arm(
+    name="distilled",
+    title="Student, 50/50 distilled",
+    sources=(("weak", 0.5), ("strong", 0.5)),
+    terms=((LABELS, 0.9), ("hard_strong", 0.1)),
+)
+
+
+def run_demo(out: Path, *, seed: int = 0) -> int:
+    """Run or finish the demo in folder `out`; returns the exit code. Raises UsageError if `out` holds another demo."""
+    recipe = DemoRecipe(seed=seed)
+    _claim(out, recipe)
+    steps = _Steps(out / "steps")
+    data = out / "dataset"
+    with ray_session(None, cpus=len(os.sched_getaffinity(0))):
+        for split, clips in SPLIT_CLIPS.items():
+            steps.run(f"generate {split}", lambda split=split, clips=clips: _generate(out, split, clips, seed))
+        for split in SPLIT_CLIPS:
+            steps.run(f"pack {split}", lambda split=split: _complete(_pack(out, data, split)))
+        for split in SPLIT_CLIPS:
+            steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
+    checked = steps.run("verify", lambda: _verify(data))
+    vocabulary = demo_vocabulary(Dataset.open(data))
+    for arm in (HARD, DISTILLED):
+        steps.run(
+            f"train {arm.name}",
+            lambda arm=arm: train_arm(
+                arm, data, vocabulary, out / "students" / f"{arm.name}.pt", seed=seed, width=recipe.width,
+                steps=recipe.steps, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
+                on_step=_Line(f"train {arm.name}", recipe.steps),
+            ),
+        )  # fmt: skip
+    evaluated = steps.run("evaluate", lambda: evaluate_arms((HARD, DISTILLED), data, vocabulary, LABELS, out / "students"))
+    demo = {
+        "seed": seed,
+        "clips_generated": sum(SPLIT_CLIPS.values()),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}",
+        "seconds": steps.seconds,
+        "teacher": evaluated["teacher"],
+        "verify": checked["summary"],
+        "training": asdict(recipe),
+        "psds1": evaluated["psds1"],
+        "stages": [{"name": name, **row} for name, row in steps.rows.items()],
+        "sizes": _sizes(Dataset.open(data), out),
+        "is": "a check that every part is connected, not a scientific result",
+    }
+    write_atomic(out / "demo.json", json.dumps(demo, indent=1, ensure_ascii=False) + "\n")
+    write_report(out, demo, data, vocabulary, LABELS)
+    for model in evaluated["psds1"]["models"]:
+        print(f"PSDS1 {model['psds1']:.3f}  {model['title']}")
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def demo_vocabulary(dataset: Dataset) -> Vocabulary:
+    """The demo teacher's classes: its label set carries its own vocabulary."""
+    return dataset.label_shards("strong", LABELS)[0].target.vocabulary
+
+
+class _Steps:
+    """Runs each step once: its result and seconds are in a file, written when the step is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    @property
+    def seconds(self) -> float:
+        return sum(row["seconds"] for row in self.rows.values())
+
+    def run(self, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The step's result, a JSON object with clips_in, clips_out and rejected."""
+        path = self._folder / f"{name.replace(' ', '-')}.json"
+        if path.exists():
+            result: dict[str, Any] = json.loads(path.read_text())
+        else:
+            print(f"{name} ...", flush=True)
+            started_s = time.monotonic()
+            result = step()
+            result["seconds"] = round(time.monotonic() - started_s, 2)
+            write_atomic(path, canonical_json(result) + "\n")
+        row = {field: result[field] for field in ("clips_in", "clips_out", "rejected", "seconds")}
+        row["clips_per_s"] = row["clips_out"] / max(row["seconds"], 1e-9)
+        self.rows[name] = row
+        return result
+
+
+class _Line:
+    """Says every tenth of a training how far it is."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self._name, self._steps = name, steps
+
+    def __call__(self, step: int, loss: float) -> None:
+        if step % max(1, self._steps // 5) == 0 or step == self._steps:
+            print(f"  {self._name}: step {step}/{self._steps}, loss {loss:.4f}", flush=True)
+
+
+def _claim(out: Path, recipe: DemoRecipe) -> None:
+    path = out / "recipe.json"
+    wanted = canonical_json(asdict(recipe)) + "\n"
+    if path.exists() and path.read_text() != wanted:
+        raise UsageError(f"{out}: holds a demo of another recipe ({path.read_text().strip()}); choose another --out or remove it")
+    try:
+        write_atomic(path, wanted)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def _generate(out: Path, split: str, clips: int, seed: int) -> dict[str, Any]:
+    write_split(out / "recordings" / split, split=split, clips=clips, seed=seed, strong=split != "weak")
+    return {"clips_in": clips, "clips_out": clips, "rejected": 0}
+
+
+def _pack(out: Path, data: Path, split: str) -> Stage:
+    recordings = out / "recordings" / split
+    return pack_stage(
+        dataset=data,
+        split=split,
+        folder=recordings / "audio",
+        keys="audioset",
+        weak_csv=recordings / "weak.csv",
+        strong_tsv=None if split == "weak" else recordings / "strong.tsv",
+        clips_per_shard=50,
+    )
+
+
+def _label(data: Path, split: str) -> Stage:
+    return label_stage(dataset=data, split=split, labels=LABELS, teacher=TeacherChoice.parse("demo"))
+
+
+def _complete(stage: Stage) -> dict[str, Any]:
+    report: StageReport = run_stage(stage, progress=False)
+    if report.exit_code:
+        raise IntegrityError(f"{report.summary()}; see {stage.output / 'report.json'}")
+    return {"clips_in": report.clips, "clips_out": report.stored, "rejected": sum(report.rejected.values())}
+
+
+def _verify(data: Path) -> dict[str, Any]:
+    problems = verify(data)
+    if problems:
+        first = problems[0]
+        raise IntegrityError(f"{data}: {len(problems)} problems, first {first.shard} {first.key or ''} {first.kind}: {first.detail}")
+    dataset = Dataset.open(data)
+    clips = sum(len(shard.clips) for split in dataset.splits() for shard in dataset.audio_shards(split, AudioSpec().name))
+    return {"clips_in": clips, "clips_out": clips, "rejected": 0, "summary": f"{clips} clips and their labels, no problem"}
+
+
+def _sizes(dataset: Dataset, out: Path) -> list[dict[str, Any]]:
+    spec = AudioSpec().name
+    rows = []
+    for name, shards in (
+        ("audio shards, FLAC 16 kHz", [s for split in dataset.splits() for s in dataset.audio_shards(split, spec)]),
+        ("label shards, float16 logits", [s for split in dataset.splits() for s in dataset.label_shards(split, LABELS)]),
+    ):
+        rows.append({"name": name, "clips": sum(len(s.clips) for s in shards), "bytes": sum(s.tar_bytes for s in shards)})
+    recordings = [path for path in (out / "recordings").rglob("audio/*") if path.is_file()]
+    rows.insert(0, {"name": "recordings as generated", "clips": len(recordings), "bytes": sum(p.stat().st_size for p in recordings)})
+    return rows

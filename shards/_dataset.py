@@ -1,0 +1,149 @@
+"""Where everything of a dataset lies."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, cast, get_args
+from urllib.parse import unquote, urlsplit
+
+from pipeline import FormatError, UsageError, canonical_json, write_atomic
+from pipeline._json import fields, one_of
+from shards._sidecar import AudioSidecar, LabelSidecar
+from shards._sidecar_parse import check_format, is_sidecar_name, read_audio_sidecar, read_label_sidecar
+
+DATASET_FORMAT = "sed-distill"
+DATASET_VERSION = 0
+SPLITS = ("weak", "strong", "dev", "eval")
+RESERVED_TARGETS = ("hard_weak", "hard_strong")
+KeyMode = Literal["audioset", "path"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_MAX_DATASET_BYTES = 65_536
+_AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Paths of a dataset below `root`, a local folder or file:// URI. Only `open` and `create` look at the disk."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        object.__setattr__(self, "root", _local_path(root))
+
+    @staticmethod
+    def create(root: str | Path, *, keys: KeyMode) -> "Dataset":
+        """Make `root` a dataset, or find that it already is the same one. Raises UsageError if it is another."""
+        if keys not in get_args(KeyMode):
+            raise UsageError(f"keys are {keys!r}, need one of {', '.join(get_args(KeyMode))}")
+        dataset = Dataset(root)
+        if not dataset._description.exists():
+            content = {"format": DATASET_FORMAT, "version": DATASET_VERSION, "keys": keys}
+            write_atomic(dataset._description, canonical_json(content) + "\n")
+        elif dataset.keys != keys:
+            raise UsageError(f"{dataset.root}: holds clips keyed by {dataset.keys}, not by {keys}; use another folder")
+        return dataset
+
+    @staticmethod
+    def open(root: str | Path) -> "Dataset":
+        """A dataset that exists. Raises UsageError if there is none, FormatError if this version cannot read it."""
+        dataset = Dataset(root)
+        if not dataset._description.is_file():
+            raise UsageError(f"{dataset.root}: is not a dataset (no dataset.json); give the folder that pack wrote to")
+        _ = dataset.keys
+        return dataset
+
+    @property
+    def keys(self) -> KeyMode:
+        """How clip keys were made, as dataset.json says."""
+        return _parse_description(self._description)
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have a folder."""
+        return tuple(split for split in SPLITS if (self.root / split).is_dir())
+
+    def hard_path(self, split: str) -> Path:
+        return self._split(split) / "hard.parquet"
+
+    def audio_folder(self, split: str, spec_name: str) -> Path:
+        return self._split(split) / "audio" / _name(spec_name, "audio spec")
+
+    def labels_folder(self, split: str, label_set: str) -> Path:
+        if label_set in RESERVED_TARGETS:
+            raise UsageError(f"label set is named {label_set!r}, which means the labels of hard.parquet; choose another name")
+        return self._split(split) / "labels" / _name(label_set, "label set")
+
+    def audio_specs(self, split: str) -> tuple[str, ...]:
+        """Names of the audio specs that `split` has a folder for, sorted."""
+        return _folders(self._split(split) / "audio")
+
+    def label_sets(self, split: str) -> tuple[str, ...]:
+        """Names of the label sets that `split` has a folder for, sorted."""
+        return _folders(self._split(split) / "labels")
+
+    def audio_shards(self, split: str, spec_name: str) -> tuple[AudioSidecar, ...]:
+        """The committed audio shards in order of number; none if the folder is empty or missing. Raises FormatError."""
+        return _read_all(self.audio_folder(split, spec_name), read_audio_sidecar)
+
+    def label_shards(self, split: str, label_set: str) -> tuple[LabelSidecar, ...]:
+        """The committed label shards in order of number; none if the folder is empty or missing. Raises FormatError."""
+        return _read_all(self.labels_folder(split, label_set), read_label_sidecar)
+
+    @property
+    def _description(self) -> Path:
+        return self.root / "dataset.json"
+
+    def _split(self, split: str) -> Path:
+        if split not in SPLITS:
+            raise UsageError(f"split is {split!r}, needs one of {', '.join(SPLITS)}")
+        return self.root / split
+
+
+def sidecar_paths(folder: Path) -> tuple[Path, ...]:
+    """The sidecars in a shard folder, in order of number. Other names are ignored."""
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path for path in folder.iterdir() if is_sidecar_name(path.name)))
+
+
+def _local_path(root: str | Path) -> Path:
+    parts = urlsplit(str(root))
+    if "://" not in str(root):
+        return Path(root)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{root}: only local folders can hold a dataset; give a path or a file:// URI")
+    return Path(unquote(parts.path))
+
+
+def _parse_description(path: Path) -> KeyMode:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_DATASET_BYTES)
+        value = json.loads(content.decode())
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: is not JSON ({error}); it was edited or damaged") from None
+    check_format(value, path, DATASET_FORMAT, DATASET_VERSION)
+    got = fields(value, str(path), ("format", "version", "keys"))
+    return cast(KeyMode, one_of(got["keys"], f"{path}: keys", get_args(KeyMode)))
+
+
+def _name(name: str, what: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(
+            f"{what} is named {name!r}; names are made of a-z, 0-9, '.', '_' and '-', a letter or digit first"
+        )
+    return name
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)))
+
+
+def _read_all(folder: Path, read: Callable[[Path], _AnySidecar]) -> tuple[_AnySidecar, ...]:
+    return tuple(read(path) for path in sidecar_paths(folder))

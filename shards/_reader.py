@@ -1,0 +1,85 @@
+"""Read single clips and labels at known offsets; every byte is checked before it is used."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import IntegrityError, UsageError
+from shards._codec import decode_flac, decode_float16
+from shards._sidecar import AudioClips, AudioSidecar, LabelClips, LabelSidecar
+
+_Reader = TypeVar("_Reader", bound="_ShardReader")
+
+
+class _ShardReader:
+    """One open tar. Reads are positional, so threads may share a reader."""
+
+    def __init__(self, tar_path: Path, clips: AudioClips | LabelClips) -> None:
+        self._tar_path = tar_path
+        self._clips = clips
+        try:
+            self._file = tar_path.open("rb", buffering=0)
+        except OSError as error:
+            raise IntegrityError(f"{tar_path}: cannot be read ({error.strerror}); restore it") from error
+
+    def __enter__(self: _Reader) -> _Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read_bytes(self, row: int) -> bytes:
+        """The member of clip `row` as it is stored. Raises IntegrityError unless it has its length and CRC32C."""
+        clips = self._clips
+        content = os.pread(self._file.fileno(), clips.length[row], clips.offset[row])
+        if len(content) != clips.length[row]:
+            raise IntegrityError(f"{self._where(row)}: the tar ends within it; restore the tar")
+        if google_crc32c.value(content) != clips.crc32c[row]:
+            raise IntegrityError(f"{self._where(row)}: does not have its checksum; restore the tar")
+        return content
+
+    def _where(self, row: int) -> str:
+        return f"{self._tar_path}: clip {self._clips.key[row]}"
+
+
+class AudioReader(_ShardReader):
+    """`with AudioReader(sidecar) as reader: pcm = reader.read(row)`. Raises IntegrityError if there is no tar."""
+
+    def __init__(self, sidecar: AudioSidecar) -> None:
+        super().__init__(sidecar.tar_path, sidecar.clips)
+        self.sidecar = sidecar
+
+    def read(self, row: int) -> npt.NDArray[np.int16]:
+        """Clip `row` as int16 [samples] (mono) or [channels, samples].
+
+        Raises IntegrityError for damaged bytes, FormatError for whole ones that are not what the sidecar says.
+        """
+        return decode_flac(self.read_bytes(row), self.sidecar.spec, self.sidecar.clips.samples[row], self._where(row))
+
+
+class LabelReader(_ShardReader):
+    """`with LabelReader(sidecar) as reader: logits = reader.read(row)`. Raises IntegrityError if there is no tar."""
+
+    def __init__(self, sidecar: LabelSidecar) -> None:
+        super().__init__(sidecar.tar_path, sidecar.clips)
+        self.sidecar = sidecar
+
+    def read(self, row: int) -> npt.NDArray[np.float32]:
+        """Logits of clip `row`, float32 of sidecar.target.shape.
+
+        Raises UsageError for a clip without a label (clips.length[row] is 0), IntegrityError for damaged bytes,
+        FormatError for whole ones that are not what the sidecar says.
+        """
+        if not self.sidecar.clips.length[row]:
+            raise UsageError(f"{self._where(row)}: has no label; skip the clips that the sidecar lists as failed")
+        return decode_float16(self.read_bytes(row), self.sidecar.target.shape, self._where(row))

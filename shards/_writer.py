@@ -1,0 +1,269 @@
+"""Write one shard: first the tar, then the sidecar that commits it. A writer that dies in between has written nothing.
+
+An existing shard of the same number is replaced. The same clips in the same order give the same bytes.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from pipeline import (
+    REJECTION_REASONS,
+    AudioSpec,
+    MetadataError,
+    TargetSpec,
+    UsageError,
+    atomic_path,
+    pcm_identity,
+    write_atomic,
+)
+from shards._codec import encode_flac, encode_float16
+from shards._failures import LABEL_FAILURES
+from shards._sidecar import (
+    AudioClips,
+    AudioSidecar,
+    LabelClips,
+    LabelSidecar,
+    Refusals,
+    is_clip_key,
+    sidecar_bytes,
+)
+from shards._sidecar_parse import parse_audio_sidecar, parse_label_sidecar
+from shards._tar import TarWriter
+
+_Writer = TypeVar("_Writer", bound="_ShardWriter")
+_Columns = TypeVar("_Columns", AudioClips, LabelClips, Refusals)
+
+
+class _ShardWriter:
+    """What writers of both kinds share: the tar under a temporary name, the keys seen, and the order of a commit."""
+
+    def __init__(self, folder: Path, shard: int, provenance: Mapping[str, Any], software: Mapping[str, str]) -> None:
+        self.path = folder / f"{shard:06d}.json"
+        self._shard = shard
+        self._provenance = provenance
+        self._software = {**_software(), **software}
+        self._open = contextlib.ExitStack()
+        self._file: BinaryIO | None = None
+        self._rows: list[tuple[Any, ...]] = []
+        self._refused: list[tuple[str, str, str]] = []
+        self._keys: set[str] = set()
+
+    def __enter__(self: _Writer) -> _Writer:
+        temporary = self._open.enter_context(atomic_path(self.path.with_suffix(".tar")))
+        self._file = self._open.enter_context(temporary.open("wb"))
+        self._tar = TarWriter(self._file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Without a commit, everything written is removed."""
+        self._file = None
+        abandoned = error or UsageError(f"{self.path}: left without commit()")
+        self._open.__exit__(type(abandoned), abandoned, trace)
+
+    def _take(self, key: str) -> None:
+        if self._file is None:
+            raise UsageError(f"{self.path}: is not being written; add clips inside the with-statement, before commit()")
+        if not is_clip_key(key):
+            raise MetadataError(f"{self.path}: {key!r} cannot be a clip key (A-Z a-z 0-9 _ - %)")
+        if key in self._keys:
+            raise MetadataError(f"{self.path}: clip {key} is given twice; keys of a shard are unique")
+        self._keys.add(key)
+
+    def _store(self, name: str, content: bytes) -> tuple[int, int, int]:
+        """Offset, length and CRC32C of the new member."""
+        return self._tar.add(name, content), len(content), google_crc32c.value(content)
+
+    def _finish_tar(self) -> dict[str, Any]:
+        """Close the tar; returns what both kinds of sidecar say."""
+        if self._file is None:
+            raise UsageError(f"{self.path}: is not being written; commit() once, inside the with-statement")
+        sha256 = self._tar.finish()
+        self._file.close()
+        return {
+            "path": self.path,
+            "shard": self._shard,
+            "tar_bytes": self._tar.bytes,
+            "tar_sha256": sha256,
+            "provenance": self._provenance,
+            "software": self._software,
+        }
+
+    def _publish(self, content: bytes) -> None:
+        """The old sidecar goes before its tar, the new one comes after its own: none ever describes another tar."""
+        self.path.unlink(missing_ok=True)
+        self._file = None
+        self._open.close()
+        try:
+            write_atomic(self.path, content)
+        except BaseException:
+            self.path.with_suffix(".tar").unlink(missing_ok=True)
+            raise
+
+
+class AudioShardWriter(_ShardWriter):
+    """Clips of one AudioSpec into `folder/NNNNNN.tar`.
+
+        with AudioShardWriter(folder, 0, spec=AudioSpec(), provenance={"stage": "pack"}) as writer:
+            writer.add(key, pcm, origin="vorbis")
+            writer.reject(other_key, "damaged", "stops after 3.1 s of 10 s")
+            sidecar = writer.commit()
+
+    Leaving the with-body without commit() leaves nothing. provenance: JSON of what decides the content (source,
+    resampler, stage version). software: versions to record besides this package's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: int,
+        *,
+        spec: AudioSpec,
+        provenance: Mapping[str, Any],
+        software: Mapping[str, str] | None = None,
+    ) -> None:
+        versions = {"libsndfile": soundfile.__libsndfile_version__, **(software or {})}
+        super().__init__(folder, shard, provenance, versions)
+        self.spec = spec
+
+    def add(
+        self,
+        key: str,
+        pcm: npt.NDArray[np.int16],
+        *,
+        origin: str,
+        cut_samples: int = 0,
+        clipped_samples: int = 0,
+        flags: Sequence[str] = (),
+    ) -> None:
+        """Store int16 [n] (mono) or [channels, n], 1 <= n <= spec.max_samples, at its true length; makes its identity.
+
+        origin: codec it was decoded from. cut_samples: dropped at the end, per channel. clipped_samples: saturated.
+        """
+        samples = pcm.shape[-1] if pcm.ndim else 0
+        shape = (samples,) if self.spec.channels == 1 else (self.spec.channels, samples)
+        if pcm.dtype != np.int16 or pcm.shape != shape or not 1 <= samples <= self.spec.max_samples:
+            needed = f"int16 {shape[:-1]} of 1 to {self.spec.max_samples} samples"
+            raise ValueError(f"clip {key} is {pcm.dtype} {pcm.shape}, {self.spec.name} needs {needed}")
+        self._take(key)
+        placed = self._store(f"{key}.flac", encode_flac(pcm, self.spec))
+        about = (pcm_identity(pcm), samples, origin, cut_samples, clipped_samples, tuple(flags))
+        self._rows.append((key, *placed, *about))
+
+    def reject(self, key: str, reason: str, detail: str) -> None:
+        """Record a clip that is not stored; `reason` out of pipeline.REJECTION_REASONS."""
+        if reason not in REJECTION_REASONS:
+            raise ValueError(f"{reason!r} is not one of {REJECTION_REASONS}")
+        self._take(key)
+        self._refused.append((key, reason, _one_line(detail)))
+
+    def commit(self) -> AudioSidecar:
+        """Make the shard exist. Nothing of it does before, and all of it does after."""
+        sidecar = AudioSidecar(
+            **self._finish_tar(),
+            spec=self.spec,
+            codec="flac",
+            clips=_columns(AudioClips, self._rows),
+            rejected=_columns(Refusals, self._refused),
+        )
+        content = sidecar_bytes(sidecar)
+        written = parse_audio_sidecar(content, self.path)
+        self._publish(content)
+        return written
+
+
+class LabelShardWriter(_ShardWriter):
+    """Labels for the clips of one audio shard into `folder/NNNNNN.tar`, N being the number of the audio shard.
+
+    add() or fail() is called once for every clip of the audio shard, in its order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        audio: AudioSidecar,
+        *,
+        target: TargetSpec,
+        provenance: Mapping[str, Any],
+        software: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder, audio.shard, provenance, software or {})
+        self.audio = audio
+        self.target = target
+
+    def add(self, key: str, logits: npt.NDArray[np.float32]) -> None:
+        """Store float32 logits of shape target.shape as float16.
+
+        Raises LabelRefused (a ValueError with a `reason` for fail()) for logits that cannot be stored; the clip can
+        then still be failed.
+        """
+        content = encode_float16(logits, self.target.shape)
+        row = self._next(key)
+        self._rows.append((key, *self._store(f"{key}.npy", content), *row))
+
+    def fail(self, key: str, reason: str, detail: str) -> None:
+        """Record that this clip has no label; `reason` out of LABEL_FAILURES. It keeps its place in the order."""
+        if reason not in LABEL_FAILURES:
+            raise ValueError(f"{reason!r} is not one of {LABEL_FAILURES}")
+        row = self._next(key)
+        self._rows.append((key, 0, 0, 0, *row))
+        self._refused.append((key, reason, _one_line(detail)))
+
+    def commit(self) -> LabelSidecar:
+        """Make the label shard exist. Raises UsageError while clips of the audio shard are unaccounted for."""
+        if len(self._rows) != len(self.audio.clips):
+            total = len(self.audio.clips)
+            raise UsageError(f"{self.path}: {len(self._rows)} of {total} clips have been added or failed; do all")
+        sidecar = LabelSidecar(
+            **self._finish_tar(),
+            spec=self.audio.spec,
+            codec="float16-npy",
+            target=self.target,
+            clips=_columns(LabelClips, self._rows),
+            failed=_columns(Refusals, self._refused),
+        )
+        content = sidecar_bytes(sidecar)
+        written = parse_label_sidecar(content, self.path)
+        self._publish(content)
+        return written
+
+    def _next(self, key: str) -> tuple[str, int]:
+        """Identity and samples of the next clip of the audio shard, which has to be `key`."""
+        row = len(self._rows)
+        clips = self.audio.clips
+        if row >= len(clips) or clips.key[row] != key:
+            expected = clips.key[row] if row < len(clips) else "no further clip"
+            raise UsageError(f"{self.path}: got {key}, {self.audio.path} has {expected} next; keep its order")
+        self._take(key)
+        return clips.identity[row], clips.samples[row]
+
+
+def _columns(kind: type[_Columns], rows: Sequence[tuple[Any, ...]]) -> _Columns:
+    names = [field.name for field in fields(kind)]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return kind(**dict(zip(names, columns, strict=True)))
+
+
+def _one_line(detail: str) -> str:
+    """Details quote foreign messages and file names, which need not be one line nor UTF-8."""
+    return " ".join(detail.encode("utf-8", "backslashreplace").decode().split())[:500]
+
+
+def _software() -> dict[str, str]:
+    """Recorded, never compared."""
+    try:
+        version = metadata.version("sed-distill")
+    except metadata.PackageNotFoundError:  # run from a checkout or an uploaded working directory
+        version = "source"
+    return {"sed-distill": version, "numpy": np.__version__}

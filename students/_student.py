@@ -1,0 +1,60 @@
+"""A student: waveform in, frame and clip logits out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import UsageError
+from pipeline.features import MelBand, log_mel
+from students._frame_mobilenet import FrameMobileNet
+
+MIN_WIDTH, MAX_WIDTH = 0.2, 3.0
+
+
+class StudentLogits(NamedTuple):
+    """frame: [B, C, 250], 40 ms each. clip: [B, C]."""
+
+    frame: Tensor
+    clip: Tensor
+
+
+class StudentModel(nn.Module):
+    """Float32 waveforms [B, N] at 16 kHz in [-1, 1] -> StudentLogits; [B, 160000] gives 250 frames.
+
+    Keys of the state dict are those of the released EfficientSED checkpoints: `model.fmn.*`, `strong_head.*`, `weak_head.*`.
+    """
+
+    def __init__(self, *, width: float, vocabulary_size: int) -> None:
+        super().__init__()
+        if not MIN_WIDTH <= width <= MAX_WIDTH or vocabulary_size < 1:
+            raise UsageError(
+                f"a frame MobileNet of width {width} for {vocabulary_size} classes; "
+                f"needs a width from {MIN_WIDTH} to {MAX_WIDTH} and at least one class"
+            )
+        self.width = width
+        self.vocabulary_size = vocabulary_size
+        self.model = nn.ModuleDict({"fmn": FrameMobileNet(width)})
+        embedding_size = self.model["fmn"].embedding_size
+        self.strong_head = nn.Linear(embedding_size, vocabulary_size)
+        self.weak_head = nn.Linear(embedding_size, vocabulary_size)
+
+    def forward(self, waveforms: Tensor, band: MelBand | None = None) -> StudentLogits:
+        """`band` moves the mel filters (a training augmentation, `pipeline.features.jittered_band`)."""
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            mel = log_mel(waveforms, band, periodic_window=False)
+        embeddings = self.model["fmn"](mel[:, None])
+        return StudentLogits(self.strong_head(embeddings).transpose(1, 2), self.weak_head(embeddings.mean(dim=1)))
+
+
+def frame_mobilenet(width: float, vocabulary_size: int, *, seed: int = 0) -> StudentModel:
+    """A frame-wise MobileNetV3-Large student with seeded random weights. `width` 0.4 is the published fmn04, 1.0 fmn10."""
+    model = StudentModel(width=width, vocabulary_size=vocabulary_size)
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            nn.init.zeros_(module.bias)
+    return model

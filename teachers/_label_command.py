@@ -1,0 +1,42 @@
+"""The arguments of a label run, for `label_weak.py`, `label_strong.py` and `sed-distill label`: one function, two default splits."""
+
+import argparse
+from pathlib import Path
+
+from jobs import add_run_arguments, run_stage_from
+from teachers._choice import TeacherChoice
+from teachers._labelling import label_stage
+
+
+def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
+    parser.add_argument("--dataset", required=True, help="absolute path of the dataset")
+    parser.add_argument("--split", default=default_split, required=default_split is None, help="split to label")
+    parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT (families: beats), or 'demo'")
+    parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument("--audio", help="audio set to label, if the split has several")
+    parser.add_argument("--device", default="cpu", help="torch device of each worker (default: cpu)")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass (default: 8)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads per worker (default: 1)")
+    add_run_arguments(parser)
+
+
+def run_label(arguments: argparse.Namespace) -> int:
+    """Label what is missing; returns the exit code."""
+    stage = label_stage(
+        dataset=Path(arguments.dataset),
+        split=arguments.split,
+        labels=arguments.labels,
+        teacher=TeacherChoice.parse(arguments.teacher),
+        audio=arguments.audio,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+    )
+    return run_stage_from(stage, arguments)
+
+
+def label_script(default_split: str, description: str) -> int:
+    """`main` of a label script."""
+    parser = argparse.ArgumentParser(description=description)
+    add_label_arguments(parser, default_split)
+    return run_label(parser.parse_args())

@@ -1,0 +1,235 @@
+"""Labelling: audio shard in, label shard out. A plain function per shard; `jobs` decides where and how often it runs."""
+
+import json
+import platform
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from jobs import Rejection, ShardResult, ShardTask, Stage
+from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError, canonical_json
+from shards import (
+    AudioReader,
+    AudioSidecar,
+    Dataset,
+    LabelRefused,
+    LabelShardWriter,
+    LabelSidecar,
+    fingerprint,
+    read_audio_sidecar,
+)
+from teachers._choice import TeacherChoice
+from teachers._teacher import Teacher
+
+T = TypeVar("T")
+LABEL_SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+RESERVED_TARGETS = ("hard_weak", "hard_strong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Everything a worker needs to label shards of one split. `provenance` is the canonical JSON every shard must carry."""
+
+    dataset: Path
+    split: str
+    audio: str
+    labels: str
+    teacher: TeacherChoice
+    provenance: str
+    device: str = "cpu"
+    batch_size: int = 8
+    threads: int = 1
+
+
+def label_stage(
+    *,
+    dataset: Path,
+    split: str,
+    labels: str,
+    teacher: TeacherChoice,
+    audio: str | None = None,
+    device: str = "cpu",
+    batch_size: int = 8,
+    threads: int = 1,
+) -> Stage:
+    """The shards of `split` that label set `labels` still lacks.
+
+    Loads the teacher once here, so that a wrong checkpoint is an error before any worker starts and so that labels of
+    another provenance are refused instead of mixed with these.
+
+    Raises UsageError (paths, names, a label set of another provenance or of other audio) and TeacherError (checkpoint).
+    """
+    if not dataset.is_absolute():
+        raise UsageError(f"--dataset is {str(dataset)!r}, needs an absolute path: workers run in folders of their own")
+    if not LABEL_SET_NAME.fullmatch(labels) or labels in RESERVED_TARGETS:
+        raise UsageError(f"--labels is {labels!r}, needs a name of a-z 0-9 . _ - that is not one of {RESERVED_TARGETS}")
+    opened = Dataset.open(dataset)
+    audio = audio or _only_audio(opened, split)
+    audio_shards = opened.audio_shards(split, audio)
+    if not audio_shards:
+        raise UsageError(f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first")
+    provenance = canonical_json(_provenance(teacher.open(device), opened, split, audio))
+    config = LabelConfig(
+        dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
+        device=device, batch_size=batch_size, threads=threads,
+    )  # fmt: skip
+    committed = {sidecar.shard: sidecar for sidecar in opened.label_shards(split, labels)}
+    tasks, done = [], []
+    for shard in audio_shards:
+        if shard.shard in committed:
+            _check_same(committed[shard.shard], shard, provenance)
+            done.append(_result(committed[shard.shard]))
+        else:
+            tasks.append(ShardTask(shard=shard.shard, clips=len(shard.clips.key)))
+    return Stage(
+        name="label", open_worker=open_label_worker, config=config, tasks=tuple(tasks), done=tuple(done),
+        output=opened.labels_folder(split, labels), cpus=threads, gpus=float(device.startswith("cuda")),
+    )  # fmt: skip
+
+
+def open_label_worker(config: LabelConfig) -> Callable[[ShardTask], ShardResult]:
+    """Load the teacher once in this process and return the function that labels one shard."""
+    torch.set_num_threads(config.threads)
+    teacher = config.teacher.open(config.device)
+    here = canonical_json(_provenance(teacher, Dataset.open(config.dataset), config.split, config.audio))
+    if here != config.provenance:
+        raise TeacherError(
+            f"teacher {config.teacher.text} on {platform.node()} is not the one the job was started with; "
+            "put the same checkpoint file on every node"
+        )
+    return lambda task: label_shard(config, teacher, task)
+
+
+def label_shard(config: LabelConfig, teacher: Teacher, task: ShardTask) -> ShardResult:
+    """Label every clip of one audio shard and commit the label shard."""
+    dataset = Dataset.open(config.dataset)
+    audio = read_audio_sidecar(dataset.audio_folder(config.split, config.audio) / f"{task.shard:06d}.json")
+    seconds: dict[str, float] = defaultdict(float)
+    with LabelShardWriter(
+        dataset.labels_folder(config.split, config.labels), audio, target=teacher.target,
+        provenance=_parsed(config.provenance), software=_recorded(config),
+    ) as writer, AudioReader(audio) as reader, ThreadPoolExecutor(1) as ahead:  # fmt: skip
+        batches = _batches(audio, reader, config.batch_size)
+        upcoming = ahead.submit(next, batches, None)
+        while (batch := _timed(seconds, "wait", upcoming.result)) is not None:
+            upcoming = ahead.submit(next, batches, None)
+            logits = _timed(seconds, "teacher", lambda batch=batch: _logits(teacher, batch))
+            _timed(seconds, "write", lambda batch=batch, logits=logits: _write(writer, batch, logits))
+        sidecar = _timed(seconds, "commit", writer.commit)
+    return _result(sidecar, seconds=dict(seconds))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Clips of one batch in shard order; `waveforms` holds the readable ones, in the same order."""
+
+    keys: tuple[str, ...]
+    errors: dict[str, str]
+    waveforms: npt.NDArray[np.float32]
+
+
+def _batches(audio: AudioSidecar, reader: AudioReader, batch_size: int) -> Iterator[_Batch]:
+    """Float32 waveforms [<= batch_size, N], zero-padded to the full clip length N."""
+    rows = iter(range(len(audio.clips.key)))
+    while chunk := tuple(islice(rows, batch_size)):
+        errors: dict[str, str] = {}
+        waveforms = np.zeros((len(chunk), audio.spec.max_samples), dtype=np.float32)
+        filled = 0
+        for row in chunk:
+            try:
+                pcm = reader.read(row)
+            except IntegrityError as error:
+                errors[audio.clips.key[row]] = str(error)
+                continue
+            np.multiply(pcm, np.float32(1 / 32768), out=waveforms[filled, : len(pcm)])
+            filled += 1
+        yield _Batch(tuple(audio.clips.key[row] for row in chunk), errors, waveforms[:filled])
+
+
+def _logits(teacher: Teacher, batch: _Batch) -> npt.NDArray[np.float32]:
+    """Teacher logits of the readable clips, [B, *target.shape]."""
+    if not len(batch.waveforms):
+        return np.empty((0, *teacher.target.shape), dtype=np.float32)
+    return teacher.frame_logits(torch.from_numpy(batch.waveforms)).numpy()
+
+
+def _write(writer: LabelShardWriter, batch: _Batch, logits: npt.NDArray[np.float32]) -> None:
+    position = 0
+    for key in batch.keys:
+        if key in batch.errors:
+            writer.fail(key, "unreadable_audio", batch.errors[key])
+            continue
+        try:
+            writer.add(key, logits[position])
+        except LabelRefused as refused:
+            writer.fail(key, refused.reason, str(refused))
+        position += 1
+
+
+def _provenance(teacher: Teacher, dataset: Dataset, split: str, audio: str) -> dict[str, object]:
+    """What decides the content of every label; compared between runs. Batch size and versions are only recorded."""
+    spec = teacher.audio_spec
+    if audio != spec.name:
+        raise UsageError(f"audio set {audio} of split {split} is not what the teacher hears: it needs {spec.name}; pack that")
+    return {"stage": "label", "stage_version": 1, "audio": audio, "teacher": dict(teacher.provenance)}
+
+
+def _recorded(config: LabelConfig) -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "device": config.device,
+        "batch_size": str(config.batch_size),
+        "threads": str(config.threads),
+    }
+
+
+def _check_same(labels: LabelSidecar, audio: AudioSidecar, provenance: str) -> None:
+    if labels.fingerprint != fingerprint(_parsed(provenance)):
+        raise UsageError(
+            f"{labels.path} was labelled by {canonical_json(labels.provenance)}, this run would label by {provenance}: "
+            "choose another --labels name, or remove that label set"
+        )
+    if labels.clips.key != audio.clips.key or labels.clips.identity != audio.clips.identity:
+        raise UsageError(f"{labels.path} labels other audio than {audio.path} holds: remove the label shard and label again")
+
+
+def _result(sidecar: LabelSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
+    rejected = dict(Counter(sidecar.failed.reason))
+    return ShardResult(
+        shard=sidecar.shard,
+        stored=len(sidecar.clips.key) - sum(rejected.values()),
+        rejected=rejected,
+        bytes=sidecar.tar_bytes,
+        seconds=seconds or {},
+        rejections=tuple(Rejection(key=k, reason=r, detail=d) for k, r, d in zip(*astuple(sidecar.failed), strict=True)),
+    )
+
+
+def _only_audio(dataset: Dataset, split: str) -> str:
+    specs = dataset.audio_specs(split)
+    if len(specs) != 1:
+        raise UsageError(f"{dataset.root}: split {split} has audio {list(specs) or 'nowhere'}; name one with --audio")
+    return specs[0]
+
+
+def _parsed(provenance: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(provenance)
+    return parsed
+
+
+def _timed(seconds: dict[str, float], step: str, call: Callable[[], T]) -> T:
+    """Run `call` and add its wall time to `seconds[step]`."""
+    start = time.perf_counter()
+    result = call()
+    seconds[step] += time.perf_counter() - start
+    return result

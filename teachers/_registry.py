@@ -1,0 +1,44 @@
+"""Teachers by name. A new family is one file of its own and one line here."""
+
+import importlib
+import os
+from pathlib import Path
+
+import torch
+
+from pipeline import TeacherError
+from teachers._teacher import Teacher
+
+# Family -> the function that loads it, given (path, device). Named, not imported: a family loads when asked for.
+_FAMILIES = {
+    "beats": "teachers._beats_teacher:load_beats",
+}
+FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
+
+
+def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> Teacher:
+    """The teacher in file `checkpoint`, in evaluation mode on `device`.
+
+    `family` is one of FAMILIES, or "module:factory" for a teacher of your own: a function of (Path, torch.device) that
+    returns a Teacher. Raises TeacherError for an unknown family and for a checkpoint that is damaged, incomplete or of
+    another family.
+    """
+    if family not in _FAMILIES and ":" not in family:
+        raise TeacherError(f"no teacher family {family!r}; known: {', '.join(FAMILIES)}; or give module:factory")
+    module, _, factory = _FAMILIES.get(family, family).partition(":")
+    try:
+        load = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TeacherError(
+            f"teacher {family!r} cannot be imported ({error}); give module:factory of an importable module"
+        ) from error
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise TeacherError(f"device {device!r} is not one of PyTorch's; give cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise TeacherError(f"device {device} is not available to PyTorch here; give cpu")
+    teacher = load(Path(checkpoint), place)
+    if not isinstance(teacher, Teacher):
+        raise TeacherError(f"{family} returned a {type(teacher).__name__}, needs a teachers.Teacher")
+    return teacher

@@ -1,0 +1,383 @@
+"""Decoding against libsndfile's full decode, self-made damage, and the real recordings."""
+
+import csv
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline import ClipRejected, Decoded, UsageError, decode, probe_duration_ms
+
+RATE = 44_100
+LOSSLESS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("AU", "PCM_16"), ("FLAC", "PCM_16"), ("CAF", "PCM_16")]
+LOSSY = [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "MS_ADPCM")]
+
+
+def noise(seconds: float, channels: int = 2, rate: int = RATE) -> np.ndarray:
+    """Float64 [n, channels], a loud and a quiet stretch in turn so that neither bit rate nor position is constant."""
+    samples = round(seconds * rate)
+    level = 0.05 + 0.25 * (np.arange(samples) // (rate // 3) % 2)[:, np.newaxis]
+    return level * np.random.default_rng([7, samples]).uniform(-1, 1, (samples, channels))
+
+
+def write(path: Path, audio: np.ndarray, kind: tuple[str, str] = ("WAV", "PCM_16"), rate: int = RATE) -> Path:
+    soundfile.write(path, audio, 48_000 if kind[1] == "OPUS" else rate, format=kind[0], subtype=kind[1])
+    return path
+
+
+def remux(path: Path, source: Path, container: str, codec: str, options: dict[str, str] | None = None) -> Path:
+    """Encode `source` with FFmpeg's own encoder; no external program."""
+    with av.open(str(source)) as read, av.open(str(path), "w", format=container, options=options or {}) as written:
+        stream = written.add_stream(codec, rate=read.streams.audio[0].rate)
+        for frame in read.decode(audio=0):
+            frame.pts = None
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode(None))
+    return path
+
+
+def cut(source: Path, length: int) -> Path:
+    path = source.with_name(f"cut_{length}_{source.name}")
+    path.write_bytes(source.read_bytes()[:length])
+    return path
+
+
+def reason(path: Path, **window: int) -> str:
+    with pytest.raises(ClipRejected) as caught:
+        decode(path, **window)
+    assert "\n" not in str(caught.value)
+    assert str(path) not in str(caught.value)
+    return caught.value.reason
+
+
+@pytest.fixture
+def lenient(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes 4 s recordings in containers that only PyAV opens."""
+    source = write(tmp_path / "source.wav", noise(4, rate=48_000), rate=48_000)
+
+    def make(kind: str) -> Path:
+        container, codec, options = {
+            "m4a": ("mp4", "aac", {}),
+            "faststart": ("mp4", "aac", {"movflags": "faststart"}),
+            "fragmented": ("mp4", "aac", {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}),
+            "webm": ("webm", "libopus", {}),
+            "mka": ("matroska", "flac", {}),
+            "adts": ("adts", "aac", {}),
+        }[kind]
+        return remux(tmp_path / kind, source, container, codec, options)
+
+    return make
+
+
+# ---- real recordings
+
+
+def rows(shared: Path, folder: str) -> list[dict[str, str]]:
+    with (shared / "recordings/formats.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["path"].startswith(f"{folder}/")]
+
+
+def test_every_real_format_decodes_to_its_stated_rate_channels_and_length(shared: Path) -> None:
+    for row in rows(shared, "formats"):
+        path = shared / "recordings" / row["path"]
+        decoded = decode(path)
+        assert decoded.samples.dtype == np.float32
+        assert np.isfinite(decoded.samples).all()
+        assert path.stat().st_size > 0
+        if row["duration_s"]:
+            assert (decoded.sample_rate, len(decoded.samples)) == (int(row["sample_rate"]), int(row["channels"]))
+            # The table's durations are FFmpeg's, which keeps the padding of a last Vorbis packet.
+            slack_s = 0.05 if decoded.codec == "vorbis" else 0.001
+            assert abs(decoded.samples.shape[1] / decoded.sample_rate - float(row["duration_s"])) <= slack_s, path
+
+
+def test_codecs_are_named_as_ffmpeg_names_them_without_byte_order(shared: Path) -> None:
+    for row in rows(shared, "formats"):
+        if row["codec"]:
+            codec = decode(shared / "recordings" / row["path"]).codec
+            expected = row["codec"] if row["codec"] == "pcm_u8" else row["codec"].removesuffix("le").removesuffix("be")
+            assert codec == {"mp3float": "mp3", "adpcm_ima_qt": "adpcm_ima"}.get(expected, expected)
+
+
+def test_both_decoders_agree_sample_by_sample_on_real_pcm(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pcm = [row for row in rows(shared, "formats") if row["codec"].startswith("pcm_") and "non-UTF-8" not in row["note"]]
+    assert len(pcm) > 30
+    first = [decode(shared / "recordings" / row["path"]) for row in pcm]
+    monkeypatch.setattr("pipeline._decode._open_sound", lambda file, is_cut_off: None)
+    for row, by_soundfile in zip(pcm, first, strict=True):
+        by_pyav = decode(shared / "recordings" / row["path"])
+        assert (by_soundfile.decoder, by_pyav.decoder) == ("soundfile", "pyav")
+        np.testing.assert_array_equal(by_pyav.samples, by_soundfile.samples, err_msg=row["path"])
+
+
+def test_every_broken_file_is_refused(shared: Path) -> None:
+    for row in rows(shared, "broken"):
+        assert reason(shared / "recordings" / row["path"]) in ("unreadable", "damaged"), row["path"]
+
+
+def test_every_tiny_file_is_too_short(shared: Path) -> None:
+    assert {reason(shared / "recordings" / row["path"]) for row in rows(shared, "tiny")} == {"too_short"}
+
+
+# ---- content, not names
+
+
+@pytest.mark.parametrize("kind", LOSSLESS + LOSSY)
+@pytest.mark.parametrize("name", ["clip.txt", "clip.raw", "clip.mp3", "-clip", "a\nb'\"", os.fsdecode(b"\xff\xfe.wav"), "http:x"])
+def test_the_name_never_matters(tmp_path: Path, kind: tuple[str, str], name: str) -> None:
+    path = write(tmp_path / "plain", noise(0.2, 1), kind).rename(tmp_path / name)
+    expected, rate = soundfile.read(os.fsencode(path) if not name.endswith("raw") else os.open(path, os.O_RDONLY))
+    decoded = decode(path)
+    assert decoded.sample_rate == rate
+    np.testing.assert_array_equal(decoded.samples[0], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["m4a", "faststart", "fragmented", "webm", "mka", "adts"])
+def test_what_soundfile_cannot_open_is_decoded_by_pyav(lenient: Callable[[str], Path], kind: str) -> None:
+    decoded = decode(lenient(kind))
+    assert (decoded.decoder, decoded.sample_rate, len(decoded.samples)) == ("pyav", 48_000, 2)
+    assert abs(decoded.samples.shape[1] - 4 * 48_000) <= 3_000
+    assert decoded.stated_samples is None if kind == "adts" else abs(decoded.stated_samples - 4 * 48_000) < 3_000
+    assert 0.05 < np.abs(decoded.samples).mean() < 0.15
+
+
+def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
+    wav = write(tmp_path / "real.wav", noise(1))
+    for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{wav}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile {wav.name}\n",
+        f"ffconcat version 1.0\nfile 'file:{wav}'\n",
+    ):
+        playlist = tmp_path / "list.wav"
+        playlist.write_text(text)
+        assert reason(playlist) == "unreadable"
+
+
+def test_a_video_without_sound_has_no_audio(tmp_path: Path) -> None:
+    path = tmp_path / "silent.mkv"
+    with av.open(str(path), "w", format="matroska") as written:
+        stream = written.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        for _ in range(5):
+            written.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
+        written.mux(stream.encode(None))
+    assert reason(path) == "no_audio"
+
+
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert reason(tmp_path) == "unreadable"
+    assert reason(tmp_path / "pipe.wav") == "unreadable"
+    assert reason(tmp_path / "empty.wav") == "unreadable"
+    assert reason(tmp_path / "absent.wav") == "missing"
+    assert reason(tmp_path / "empty.wav/x") == "missing"
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, ("W64", "PCM_16"), *LOSSY])
+def test_a_copy_cut_anywhere_is_refused(tmp_path: Path, kind: tuple[str, str]) -> None:
+    whole = write(tmp_path / "whole", noise(3), kind)
+    size = whole.stat().st_size
+    decode(whole)
+    # In its header, and at several places in its audio.
+    for length in (10, 50, 300, 5_000, size // 3, size * 2 // 3, size * 9 // 10, size - 1_000, size - 200):
+        assert reason(cut(whole, length)) in ("truncated", "unreadable", "damaged"), length
+
+
+@pytest.mark.parametrize("kind", ["m4a", "faststart", "fragmented", "webm", "mka"])
+def test_a_cut_copy_only_pyav_opens_is_refused(lenient: Callable[[str], Path], kind: str) -> None:
+    whole = lenient(kind)
+    size = whole.stat().st_size
+    for length in (10, 300, size // 3, size * 2 // 3, size * 9 // 10, size - 500):
+        assert reason(cut(whole, length)) in ("truncated", "unreadable", "damaged"), length
+
+
+def test_a_wav_whose_header_is_sloppy_by_its_own_size_is_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "whole.wav", noise(1, 1))
+    content = bytearray(path.read_bytes())
+    for size in (len(content), 0xFFFFFFFF):  # counts the header; left by a writer that could not seek
+        content[40:44] = struct.pack("<I", size)
+        path.write_bytes(content)
+        assert decode(path).samples.shape == (1, RATE)
+
+
+def test_a_flipped_flac_never_passes_as_whole(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.flac", noise(2), ("FLAC", "PCM_16"))
+    content, expected = whole.read_bytes(), decode(whole).samples
+    random = np.random.default_rng(5)
+    refused = 0
+    for position in random.integers(0, len(content), 120):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(random.integers(8))
+        path = tmp_path / "flipped.flac"
+        path.write_bytes(flipped)
+        try:
+            np.testing.assert_array_equal(decode(path).samples, expected)  # in a comment or padding, it may pass
+        except ClipRejected as error:
+            assert error.reason in ("damaged", "unreadable", "truncated")
+            refused += 1
+    assert refused > 100
+
+
+def test_a_hole_in_an_ogg_is_refused(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.ogg", noise(4), ("OGG", "VORBIS"))
+    content = bytearray(whole.read_bytes())
+    page = content.find(b"OggS", len(content) // 2)
+    content[page + 200] ^= 0xFF  # its checksum drops the page
+    path = tmp_path / "hole.ogg"
+    path.write_bytes(content)
+    assert reason(path) in ("truncated", "damaged")
+
+
+def test_not_finite(tmp_path: Path) -> None:
+    for value in (np.nan, np.inf, -np.inf):
+        audio = noise(1)
+        audio[1234, 1] = value
+        assert reason(write(tmp_path / "bad.wav", audio, ("WAV", "FLOAT"))) == "not_finite"
+    huge = write(tmp_path / "huge.wav", noise(1) * 1e30, ("WAV", "FLOAT"))  # its squares overflow, it does not
+    assert np.abs(decode(huge).samples).max() > 1e28
+
+
+def test_too_short_begins_below_one_frame(tmp_path: Path) -> None:
+    frame = RATE * 40 // 1000
+    assert decode(write(tmp_path / "frame.wav", noise(1)[:frame])).samples.shape[1] == frame
+    assert reason(write(tmp_path / "short.wav", noise(1)[: frame - 1])) == "too_short"
+
+
+def test_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reason(write(tmp_path / "slow.wav", noise(1, 1), rate=500)) == "unsupported"
+    assert reason(write(tmp_path / "wide.wav", noise(0.1, 65))) == "unsupported"
+    monkeypatch.setattr("pipeline._decoded.MAX_DECODED_VALUES", 2 * RATE)
+    long = write(tmp_path / "long.wav", noise(1.5))
+    assert reason(long) == "unsupported"
+    assert decode(long, start_ms=500, duration_ms=1000).samples.shape == (2, RATE)
+
+
+def test_the_size_limit_holds_in_pyav(lenient: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    long = lenient("m4a")
+    monkeypatch.setattr("pipeline._decoded.MAX_DECODED_VALUES", 2 * 48_000)
+    assert reason(long) == "unsupported"
+    assert decode(long, start_ms=2500, duration_ms=1000).samples.shape == (2, 48_000)
+
+
+def test_an_mp3_without_a_stated_length_is_decoded_to_its_end(tmp_path: Path) -> None:
+    """libsndfile guesses the length from the first frames and stops there: a loud start hides a quiet rest."""
+    samples = np.arange(12 * RATE)[:, np.newaxis]
+    audio = np.where(samples < 2 * RATE, noise(12, 1) * 3, 1e-4 * np.sin(samples * 0.02))
+    stated = tmp_path / "stated.mp3"
+    soundfile.write(stated, audio, RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0)
+    assert decode(stated).stated_samples == 12 * RATE
+    content = stated.read_bytes()
+    second_frame = content.index(content[:2], 10)  # the first holds the Xing header and no audio
+    unstated = tmp_path / "unstated.mp3"
+    unstated.write_bytes(content[second_frame:])
+    with soundfile.SoundFile(unstated) as sound:
+        assert abs(sound.frames - 12 * RATE) > RATE
+    decoded = decode(unstated)
+    assert (decoded.decoder, decoded.stated_samples) == ("pyav", None)
+    assert abs(decoded.samples.shape[1] - 12 * RATE) < 3_000
+    assert probe_duration_ms(unstated) is None
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize("kind", LOSSLESS + LOSSY)
+def test_windows_equal_slices(tmp_path: Path, kind: tuple[str, str]) -> None:
+    path = write(tmp_path / "whole", noise(7.3), kind)
+    assert_windows_tile(path, decode(path))
+
+
+@pytest.mark.parametrize("quality", [0.1, 0.99])
+def test_windows_of_mp3_equal_slices(tmp_path: Path, quality: float) -> None:
+    """A seek in the second of these lands in another part of a frame: up to 0.36 of full scale away."""
+    path = tmp_path / "whole.mp3"
+    soundfile.write(path, noise(7.3, 2, 22_050), 22_050, format="MP3", bitrate_mode="CONSTANT", compression_level=quality)
+    assert_windows_tile(path, decode(path))
+
+
+@pytest.mark.parametrize("kind", ["m4a", "fragmented", "webm", "mka", "adts"])
+def test_windows_of_pyav_equal_slices(lenient: Callable[[str], Path], kind: str) -> None:
+    path = lenient(kind)
+    assert_windows_tile(path, decode(path))
+
+
+def assert_windows_tile(path: Path, whole: Decoded) -> None:
+    rate, samples = whole.sample_rate, whole.samples.shape[1]
+    duration_ms = samples * 1000 // rate
+    for start_ms, length_ms in ((0, 1000), (333, 777), (2000, 1500), (duration_ms - 501, 1000), (duration_ms - 77, 10_000)):
+        window = decode(path, start_ms=start_ms, duration_ms=length_ms)
+        expected = whole.samples[:, start_ms * rate // 1000 : (start_ms + length_ms) * rate // 1000]
+        np.testing.assert_array_equal(window.samples, expected)
+        assert window.stated_samples == whole.stated_samples
+    pieces = [decode(path, start_ms=start, duration_ms=997).samples for start in range(0, duration_ms - 40, 997)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole.samples)
+    assert reason(path, start_ms=duration_ms + 5_000, duration_ms=1000) == "too_short"
+
+
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_a_cut_copy_still_gives_the_windows_before_the_cut(tmp_path: Path, kind: tuple[str, str]) -> None:
+    whole = write(tmp_path / "whole", noise(9), kind)
+    half = cut(whole, whole.stat().st_size // 2)
+    np.testing.assert_allclose(  # the one MP3 comes from libsndfile, the other from FFmpeg
+        decode(half, start_ms=1000, duration_ms=2000).samples,
+        decode(whole, start_ms=1000, duration_ms=2000).samples,
+        atol=1e-4 if kind[0] == "MP3" else 0,
+    )
+    assert reason(half) in ("truncated", "damaged")
+    assert reason(half, start_ms=4000, duration_ms=2000) in ("truncated", "damaged")
+
+
+def test_windows_that_make_no_sense(tmp_path: Path) -> None:
+    path = write(tmp_path / "whole.wav", noise(1))
+    with pytest.raises(UsageError):
+        decode(path, start_ms=-1)
+    with pytest.raises(UsageError):
+        decode(path, duration_ms=0)
+
+
+# ---- probe
+
+
+@pytest.mark.parametrize("kind", LOSSLESS + LOSSY)
+def test_probe_equals_the_decoded_length(tmp_path: Path, kind: tuple[str, str]) -> None:
+    path = write(tmp_path / "whole", noise(1.2345), kind)
+    decoded = decode(path)
+    assert probe_duration_ms(path) == decoded.samples.shape[1] * 1000 // decoded.sample_rate
+
+
+def test_probe_of_what_states_nothing_is_none(lenient: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "noise.wav").write_bytes(np.random.default_rng(1).bytes(3_000))
+    assert probe_duration_ms(tmp_path / "noise.wav") is None
+    assert probe_duration_ms(tmp_path / "absent") is None
+    assert probe_duration_ms(tmp_path) is None
+    assert probe_duration_ms(lenient("adts")) is None
+    stated = probe_duration_ms(lenient("m4a"))
+    assert stated is not None
+    assert abs(stated - 4_000) < 60
+
+
+# ---- manners
+
+
+def test_nothing_is_printed_and_no_descriptor_is_left_open(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for kind in [("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("WAV", "PCM_16")]:
+        whole = write(tmp_path / kind[1], noise(1), kind)
+        paths += [cut(whole, 200), cut(whole, whole.stat().st_size // 2), whole]
+    before = len(os.listdir("/proc/self/fd"))
+    for path in paths:
+        try:
+            decode(path)
+        except ClipRejected:
+            probe_duration_ms(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,99 @@
+"""Where things lie, what is not a dataset, and what is ignored in one."""
+
+import pytest
+
+from pipeline import FormatError, UsageError
+from shards import Dataset
+from tests.shards.dataset_examples import SPEC, write_dataset
+
+
+def test_layout(tmp_path):
+    dataset = Dataset(tmp_path / "data")
+    assert dataset.audio_folder("weak", SPEC.name) == tmp_path / "data/weak/audio/mono-8000hz-1000ms"
+    assert dataset.labels_folder("dev", "beats.v1") == tmp_path / "data/dev/labels/beats.v1"
+    assert dataset.hard_path("eval") == tmp_path / "data/eval/hard.parquet"
+    assert dataset.splits() == ()
+    assert dataset.audio_specs("weak") == dataset.label_sets("weak") == ()
+    assert dataset.audio_shards("weak", SPEC.name) == dataset.label_shards("weak", "beats.v1") == ()
+    assert Dataset((tmp_path / "with space").as_uri()).root == tmp_path / "with space"
+
+
+def test_create_is_idempotent_and_open_needs_one(tmp_path):
+    with pytest.raises(UsageError, match="is not a dataset"):
+        Dataset.open(tmp_path)
+    assert Dataset.create(tmp_path, keys="path").keys == "path"
+    before = (tmp_path / "dataset.json").read_bytes()
+    assert before == b'{"format":"sed-distill","keys":"path","version":0}\n'
+    assert Dataset.create(tmp_path, keys="path") == Dataset.open(str(tmp_path))
+    with pytest.raises(UsageError, match="keyed by path, not by audioset"):
+        Dataset.create(tmp_path, keys="audioset")
+    assert (tmp_path / "dataset.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"format":"sed-distill","version":0}',
+        b'{"format":"sed-distill","version":0,"keys":"audioset","more":1}',
+        b'{"format":"sed-distill","version":0,"keys":"guess"}',
+        b'{"format":"sed-distill","version":0,"keys":["audioset"]}',
+        b'{"format":"sed-distill","version":false,"keys":"audioset"}',
+        b'{"format":"other","version":0,"keys":"audioset"}',
+        b"[" * 60_000,
+        b" " * 100_000 + b'{"format":"sed-distill","version":0,"keys":"audioset"}',
+    ],
+)
+def test_damaged_description_is_a_format_error(tmp_path, content):
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(FormatError, match=r"dataset\.json"):
+        Dataset.open(tmp_path)
+
+
+def test_a_later_version_says_what_to_do(tmp_path):
+    (tmp_path / "dataset.json").write_bytes(b'{"format":"sed-distill","version":1,"keys":"audioset"}')
+    with pytest.raises(FormatError, match="has format version 1, this version of sed-distill reads 0; use the version"):
+        Dataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "", "Upper", "é", "a\n"])
+def test_names_that_are_not_names(tmp_path, name):
+    dataset = Dataset(tmp_path)
+    with pytest.raises(UsageError):
+        dataset.labels_folder("weak", name)
+    with pytest.raises(UsageError):
+        dataset.audio_folder("weak", name)
+    with pytest.raises(UsageError):
+        dataset.hard_path(name)
+
+
+@pytest.mark.parametrize("name", ["hard_weak", "hard_strong"])
+def test_reserved_targets_are_no_label_sets(tmp_path, name):
+    with pytest.raises(UsageError, match=r"hard\.parquet"):
+        Dataset(tmp_path).labels_folder("weak", name)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/data", "gs://x", "file://host/data", "http://host/data"])
+def test_only_local_folders(uri):
+    with pytest.raises(UsageError, match="only local folders"):
+        Dataset(uri)
+
+
+def test_shards_come_in_order_and_other_names_are_ignored(tmp_path):
+    dataset = write_dataset(tmp_path)
+    folder = dataset.audio_folder("weak", SPEC.name)
+    expected = dataset.audio_shards("weak", SPEC.name)
+    for name in ("report.json", "0000002.json", "00002.json", "000003.tar", ".partial-x.json", "000004.json.bak"):
+        (folder / name).write_bytes(b"not a shard")
+    (tmp_path / "weak" / "labels" / "Not a set").mkdir()
+    (tmp_path / "weak" / "labels" / "file").write_bytes(b"")
+    assert dataset.splits() == ("weak", "strong")
+    assert dataset.audio_specs("weak") == (SPEC.name,)
+    assert dataset.label_sets("weak") == ("frames", "other")
+    assert [sidecar.shard for sidecar in expected] == [0, 1]
+    assert dataset.audio_shards("weak", SPEC.name) == expected
+    labels = dataset.label_shards("weak", "frames")
+    assert [sidecar.clips.key for sidecar in labels] == [sidecar.clips.key for sidecar in expected]
