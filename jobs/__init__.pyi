@@ -12,3 +12,4 @@ from ._stage import ShardFunction as ShardFunction
 from ._stage import ShardResult as ShardResult
 from ._stage import ShardTask as ShardTask
 from ._stage import Stage as Stage
+from ._ray import ray_session as ray_session

@@ -46,7 +46,7 @@ def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     else:
         try:

@@ -94,7 +94,8 @@ class StageReport:
             parts.append(f"{len(self.quarantined)} shards quarantined, first: {self.quarantined[0].reason}")
         if self.stopped:
             parts.append(f"stopped: {self.stopped}")
-        parts.append(f"{self.clips_per_s:.1f} clips/s, {_clock(self.wall_s)}")
+        if self.clips_done_now:
+            parts.append(f"{self.clips_per_s:.1f} clips/s, {_clock(self.wall_s)}")
         return "; ".join(parts)
 
 

@@ -14,12 +14,14 @@ _HEAD_BYTES = 4096
 _OGG_TAIL_BYTES = 2 * 65_307  # a page has at most 65,307 bytes, so the last one starts in here
 _W64_RIFF, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"
 
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
 
 def cut_off(file: BinaryIO) -> str | None:
     """What is missing at the end of this file by its own structure, or None if nothing is known to be missing.
 
     Reads headers (and the last page of an Ogg file), never the whole file. Understands WAV, AIFF, AU, W64, CAF, Ogg,
-    MP4, Matroska/WebM, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones is taken as
+    MP4, Matroska/WebM, ASF/WMA, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones is taken as
     unknown, as streaming writers leave it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -57,8 +59,9 @@ def is_flac(file: BinaryIO) -> bool:
 
 def _stated_end(file: BinaryIO, head: bytes, size: int) -> int | str | None:
     """Where the file should end, in bytes; or in words what is missing; or None where it does not say."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _chunk_end(file, size, start=12, name=b"data", header="<4sI", align=2, unknown=0xFFFFFFFF)
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
+        header = "<4sI" if head[:4] == b"RIFF" else ">4sI"
+        return _chunk_end(file, size, start=12, name=b"data", header=header, align=2, unknown=0xFFFFFFFF)
     if head[:4] == b"FORM" and head[8:11] == b"AIF":
         return _chunk_end(file, size, start=12, name=b"SSND", header=">4sI", align=2, unknown=0xFFFFFFFF)
     if head[:8] == _W64_RIFF:
@@ -76,6 +79,8 @@ def _stated_end(file: BinaryIO, head: bytes, size: int) -> int | str | None:
         return _mp4_end(file, size)
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return _matroska_end(head)
+    if head[:4] == b"\x30\x26\xb2\x75":
+        return _asf_end(head)
     return _mp3_header(file, head)
 
 
@@ -137,6 +142,14 @@ def _matroska_end(head: bytes) -> int | None:
         return None
     segment, body = _ebml_size(head, start + size + 4)
     return None if segment is None else body + segment
+
+
+def _asf_end(head: bytes) -> int | None:
+    """File size out of the file properties object, unless its broadcast flag is set."""
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or at + 92 > len(head) or head[at + 88] & 1:
+        return None
+    return int.from_bytes(head[at + 40 : at + 48], "little") or None
 
 
 def _ebml_size(head: bytes, at: int) -> tuple[int | None, int]:

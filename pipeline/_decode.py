@@ -4,6 +4,7 @@ A decoder's success proves nothing: cut-off copies decode without an error, so e
 header and the structure of the file state.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy.typing as npt
 import soundfile
 
 from pipeline._containers import cut_off, is_flac, mp3_states_length
-from pipeline._decoded import Decoded, Window, check_size, check_supported, joined, reason_text
+from pipeline._decoded import MAX_DECODED_VALUES, Decoded, Window, check_size, check_supported, joined, reason_text
 from pipeline._errors import ClipRejected, UsageError
 from pipeline._grid import HOP_MS
 
 _BLOCK_SAMPLES = 1 << 20  # covers a 10 s clip in one read
+_LENGTH_UNKNOWN = (1 << 63) - 1  # what libsndfile has for the FLAC of a streaming encoder
 # Where libsndfile's seek is exact. In Vorbis and MP3 it is not (another page, a part of a frame), so everything else is
 # decoded from its beginning: test_windows_equal_slices.
 _EXACT_SEEK_FORMATS = {"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64", "CAF"}
@@ -68,7 +70,8 @@ def probe_duration_ms(path: Path) -> int | None:
 
                 return stated_duration_ms(file)
             with sound:
-                return int(sound.frames) * 1000 // int(sound.samplerate)
+                stated = _stated_samples(sound)
+                return None if stated is None else stated * 1000 // int(sound.samplerate)
     except ClipRejected:
         return None
 
@@ -86,6 +89,10 @@ def _open(path: Path) -> BinaryIO:
         raise ClipRejected("missing", "there is no such file") from None
     except PermissionError:
         raise ClipRejected("unreadable", "no permission to read it") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise ClipRejected("missing", str(error.strerror)) from None
 
 
 def _decode_open(file: BinaryIO, window: Window, *, is_cut_off: bool) -> tuple[Decoded, bool]:
@@ -99,6 +106,13 @@ def _decode_open(file: BinaryIO, window: Window, *, is_cut_off: bool) -> tuple[D
     return decode_pyav(file, window)
 
 
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads on without the seek that soundfile adds to every read, which fails in FLAC of unknown length."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _open_sound(file: BinaryIO, *, is_cut_off: bool) -> soundfile.SoundFile | None:
     """None if this is not for libsndfile. It gets a descriptor, so no extension can lead it, and owns its position."""
     states_length = mp3_states_length(file)
@@ -106,7 +120,7 @@ def _open_sound(file: BinaryIO, *, is_cut_off: bool) -> soundfile.SoundFile | No
     if states_length is False or (states_length and is_cut_off):
         return None
     try:
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+        sound = _Forward(file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
         if is_flac(file):  # FFmpeg passes FLAC frames whose checksum is wrong
             raise ClipRejected("unreadable", f"a FLAC stream that libsndfile refuses: {reason_text(error)}") from None
@@ -117,15 +131,21 @@ def _open_sound(file: BinaryIO, *, is_cut_off: bool) -> soundfile.SoundFile | No
     return sound
 
 
+def _stated_samples(sound: soundfile.SoundFile) -> int | None:
+    return None if sound.frames == _LENGTH_UNKNOWN else int(sound.frames)
+
+
 def _decode_soundfile(sound: soundfile.SoundFile, window: Window) -> tuple[Decoded, bool]:
-    channels, sample_rate, stated = int(sound.channels), int(sound.samplerate), int(sound.frames)
+    channels, sample_rate, stated = int(sound.channels), int(sound.samplerate), _stated_samples(sound)
     check_supported(channels, sample_rate)
     start, stop = window.samples(sample_rate)
-    end = stated if stop is None else min(stop, stated)
-    check_size(channels, end - start)
+    available = start + MAX_DECODED_VALUES // channels + 1 if stated is None else stated
+    end = available if stop is None else min(stop, available)
     position = 0
     blocks: list[npt.NDArray[np.float32]] = []
     try:
+        if stated is not None:
+            check_size(channels, end - start)
         if 0 < start < end and sound.format in _EXACT_SEEK_FORMATS and sound.subtype in _EXACT_SEEK_CODECS:
             position = int(sound.seek(start))
         while position < end:
@@ -137,18 +157,21 @@ def _decode_soundfile(sound: soundfile.SoundFile, window: Window) -> tuple[Decod
             if len(block) < wanted:
                 break
     except soundfile.LibsndfileError as error:
-        detail = f"decoding fails between samples {position} and {end} of {stated}: {reason_text(error)}"
-        raise ClipRejected("damaged", detail) from None
-    if position < end:
+        raise ClipRejected("damaged", f"decoding fails after {position} samples: {reason_text(error)}") from None
+    if stated is None:
+        check_size(channels, position - start)
+    elif position < end:
         raise ClipRejected("truncated", f"decodes to {position} samples, its header states {stated}")
     codec = "flac" if sound.format == "FLAC" else _CODECS.get(sound.subtype, sound.subtype.lower())
     samples = joined(blocks, channels)
     decoded = Decoded(samples=samples, sample_rate=sample_rate, codec=codec, decoder="soundfile", stated_samples=stated)
-    return decoded, end >= stated
+    return decoded, position < end or end == stated
 
 
 def _check_finite(samples: npt.NDArray[np.float32]) -> None:
     flat = samples.ravel(order="K")
     # The sum of squares is finite unless a value is not, or is huge: one fast pass for every sound clip.
-    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.dot(flat, flat)
+    if not np.isfinite(energy) and not np.isfinite(flat).all():
         raise ClipRejected("not_finite", f"{np.count_nonzero(~np.isfinite(flat))} samples are NaN or infinite")

@@ -55,7 +55,8 @@ def check_size(channels: int, samples: int) -> None:
 def joined(blocks: list[npt.NDArray[np.float32]], channels: int) -> npt.NDArray[np.float32]:
     """Blocks of [n, channels] as one [channels, n]; a single block, the usual case, is not copied."""
     whole = blocks[0] if len(blocks) == 1 else np.concatenate([*blocks, np.zeros((0, channels), np.float32)])
-    return whole.transpose()
+    samples: npt.NDArray[np.float32] = whole.T
+    return samples
 
 
 def reason_text(error: Exception) -> str:

@@ -68,10 +68,10 @@ def clip_starts(duration_ms: int, clip_ms: int) -> list[int]:
 
 
 def _size_bytes(path: str) -> int | None:
-    """None for what is no file; 0 for a link that leads nowhere."""
+    """None for what is no file; 0 for what cannot be reached, as a broken link: decoding it says why."""
     try:
         found = os.stat(path)
-    except (FileNotFoundError, PermissionError, NotADirectoryError):
+    except OSError:
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 

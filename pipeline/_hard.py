@@ -95,7 +95,7 @@ def read_hard(path: Path) -> pa.Table:
                 has = f"has columns {file.schema_arrow.names} or types unlike version 0"
                 raise FormatError(f"{path}: {has}; pack the split again")
             table = file.read().combine_chunks().cast(HARD_SCHEMA)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: column names of a damaged footer
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path}: is damaged or not parquet ({reason}); pack the split again") from error
     problem = _problem(table)

@@ -33,6 +33,15 @@ def tones(frequencies_hz: Sequence[float], samples: int, sample_rate: int) -> Wa
     return summed / len(frequencies_hz)
 
 
+def line_tones(rng: np.random.Generator, frequencies_hz: Sequence[float], samples: int, sample_rate: int) -> Waveform:
+    """Sines as a telephone line delivers them: each up to 0.5 % off its frequency and up to 3 dB louder or softer."""
+    summed = np.zeros(samples)
+    for frequency_hz in frequencies_hz:
+        off, gain_db = rng.uniform(-0.005, 0.005), rng.uniform(-3, 3)
+        summed += 10 ** (gain_db / 20) * sine(frequency_hz * (1 + off), samples, sample_rate)
+    return summed
+
+
 def harmonic(frequency_hz: float | Waveform, partials: Sequence[float], samples: int, sample_rate: int) -> Waveform:
     """A periodic sound whose k-th harmonic has amplitude partials[k - 1]; `frequency_hz` may move from sample to sample.
 

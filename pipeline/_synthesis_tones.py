@@ -9,11 +9,11 @@ from pipeline._synthesis_parts import (
     faded,
     gated,
     harmonic,
+    line_tones,
     log_uniform,
     rolled_off,
     seconds,
     sine,
-    tones,
     wander,
 )
 
@@ -34,18 +34,18 @@ DTMF_HIGH_HZ = (1209.0, 1336.0, 1477.0, 1633.0)
 
 def dial_tone(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
     """Two steady tones, 350 + 440 or 350 + 450 Hz."""
-    return tones(DIAL_TONES_HZ[rng.integers(len(DIAL_TONES_HZ))], samples, sample_rate)
+    return line_tones(rng, DIAL_TONES_HZ[rng.integers(len(DIAL_TONES_HZ))], samples, sample_rate)
 
 
 def busy_signal(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
     frequencies_hz, half_period_s = BUSY_SIGNALS[rng.integers(len(BUSY_SIGNALS))]
-    return gated(tones(frequencies_hz, samples, sample_rate), sample_rate, (half_period_s, half_period_s))
+    return gated(line_tones(rng, frequencies_hz, samples, sample_rate), sample_rate, (half_period_s, half_period_s))
 
 
 def ringing_tone(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
     """One ring as the caller hears it: 440 + 480 Hz for up to 2 s, or the double ring at 400 + 450 Hz."""
     frequencies_hz, pattern_s = RINGING_TONES[rng.integers(len(RINGING_TONES))]
-    return gated(tones(frequencies_hz, samples, sample_rate), sample_rate, pattern_s)
+    return gated(line_tones(rng, frequencies_hz, samples, sample_rate), sample_rate, pattern_s)
 
 
 def dtmf(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
@@ -54,7 +54,7 @@ def dtmf(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
     pattern_s = (rng.uniform(0.06, 0.16), rng.uniform(0.05, 0.12))
     for burst in bursts(samples, sample_rate, pattern_s):
         pair_hz = (DTMF_LOW_HZ[rng.integers(4)], DTMF_HIGH_HZ[rng.integers(4)])
-        dialled[burst] = faded(tones(pair_hz, burst.stop - burst.start, sample_rate), sample_rate)
+        dialled[burst] = faded(line_tones(rng, pair_hz, burst.stop - burst.start, sample_rate), sample_rate)
     return dialled
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from jobs import Stage, StageReport, pack_stage, ray_session, run_stage
-from pipeline import SOUND_CLASSES, AudioSpec, IntegrityError, UsageError, Vocabulary, canonical_json, write_atomic, write_split
+from pipeline import (
+    AudioSpec,
+    IntegrityError,
+    UsageError,
+    Vocabulary,
+    canonical_json,
+    write_atomic,
+    write_split,
+)
 from sed_distill._comparison import Arm, evaluate_arms, train_arm
 from sed_distill._report import write_report
 from shards import Dataset, verify
@@ -67,7 +75,9 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
                 on_step=_Line(f"train {arm.name}", recipe.steps),
             ),
         )  # fmt: skip
-    evaluated = steps.run("evaluate", lambda: evaluate_arms((HARD, DISTILLED), data, vocabulary, LABELS, out / "students"))
+    evaluated = steps.run(
+        "evaluate", lambda: evaluate_arms((HARD, DISTILLED), data, vocabulary, LABELS, out / "students")
+    )
     demo = {
         "seed": seed,
         "clips_generated": sum(SPLIT_CLIPS.values()),
@@ -137,7 +147,9 @@ def _claim(out: Path, recipe: DemoRecipe) -> None:
     path = out / "recipe.json"
     wanted = canonical_json(asdict(recipe)) + "\n"
     if path.exists() and path.read_text() != wanted:
-        raise UsageError(f"{out}: holds a demo of another recipe ({path.read_text().strip()}); choose another --out or remove it")
+        raise UsageError(
+            f"{out}: holds a demo of another recipe ({path.read_text().strip()}); choose another --out or remove it"
+        )
     try:
         write_atomic(path, wanted)
     except OSError as error:
@@ -177,20 +189,30 @@ def _verify(data: Path) -> dict[str, Any]:
     problems = verify(data)
     if problems:
         first = problems[0]
-        raise IntegrityError(f"{data}: {len(problems)} problems, first {first.shard} {first.key or ''} {first.kind}: {first.detail}")
+        raise IntegrityError(
+            f"{data}: {len(problems)} problems, first {first.shard} {first.key or ''} {first.kind}: {first.detail}"
+        )
     dataset = Dataset.open(data)
-    clips = sum(len(shard.clips) for split in dataset.splits() for shard in dataset.audio_shards(split, AudioSpec().name))
-    return {"clips_in": clips, "clips_out": clips, "rejected": 0, "summary": f"{clips} clips and their labels, no problem"}
+    clips = sum(
+        len(shard.clips) for split in dataset.splits() for shard in dataset.audio_shards(split, AudioSpec().name)
+    )
+    return {
+        "clips_in": clips,
+        "clips_out": clips,
+        "rejected": 0,
+        "summary": f"{clips} clips and their labels, no problem",
+    }
 
 
 def _sizes(dataset: Dataset, out: Path) -> list[dict[str, Any]]:
-    spec = AudioSpec().name
-    rows = []
-    for name, shards in (
-        ("audio shards, FLAC 16 kHz", [s for split in dataset.splits() for s in dataset.audio_shards(split, spec)]),
-        ("label shards, float16 logits", [s for split in dataset.splits() for s in dataset.label_shards(split, LABELS)]),
-    ):
-        rows.append({"name": name, "clips": sum(len(s.clips) for s in shards), "bytes": sum(s.tar_bytes for s in shards)})
     recordings = [path for path in (out / "recordings").rglob("audio/*") if path.is_file()]
-    rows.insert(0, {"name": "recordings as generated", "clips": len(recordings), "bytes": sum(p.stat().st_size for p in recordings)})
-    return rows
+    audio = [shard for split in dataset.splits() for shard in dataset.audio_shards(split, AudioSpec().name)]
+    labels = [shard for split in dataset.splits() for shard in dataset.label_shards(split, LABELS)]
+    return [
+        {"name": name, "clips": clips, "bytes": size}
+        for name, clips, size in (
+            ("recordings as generated", len(recordings), sum(path.stat().st_size for path in recordings)),
+            ("audio shards, FLAC 16 kHz", sum(len(s.clips) for s in audio), sum(s.tar_bytes for s in audio)),
+            ("label shards, float16 logits", sum(len(s.clips) for s in labels), sum(s.tar_bytes for s in labels)),
+        )
+    ]

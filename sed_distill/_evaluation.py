@@ -1,4 +1,4 @@
-"""Evaluation of whatever gives frame probabilities (a label set, a student) on one split of a dataset: the wiring around `students.psds1`."""
+"""PSDS1 of whatever gives frame probabilities, a label set or a student, on one split: the wiring around `psds1`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,10 +46,14 @@ def open_evaluation_split(dataset: Dataset, split: str, audio: str, vocabulary: 
     for shard in dataset.audio_shards(split, audio):
         for key, samples in zip(shard.clips.key, shard.clips.samples, strict=True):
             if not hard[key]["strong_annotated"]:
-                raise UsageError(f"{dataset.hard_path(split)}: clip {key} has no strong labels; evaluate on a split that is strongly labelled")
+                raise UsageError(
+                    f"{dataset.hard_path(split)}: clip {key} has no strong labels; evaluate where all have them"
+                )
             keys.append(key)
             events.append(
-                tuple((e["onset_ms"], e["offset_ms"], column[e["mid"]]) for e in hard[key]["events"] if e["mid"] in column)
+                tuple(
+                    (e["onset_ms"], e["offset_ms"], column[e["mid"]]) for e in hard[key]["events"] if e["mid"] in column
+                )
             )
             durations_s.append(samples / shard.spec.sample_rate)
             valid.append(min(FRAMES, -(-samples // shard.spec.hop_samples)))
@@ -80,7 +84,9 @@ def label_set_probs(evaluation: EvaluationSplit, labels: str) -> npt.NDArray[np.
 
 
 def model_probs(
-    evaluation: EvaluationSplit, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], batch_size: int = 20
+    evaluation: EvaluationSplit,
+    predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    batch_size: int = 20,
 ) -> npt.NDArray[np.float32]:
     """Probabilities of a model. `predict` maps waveforms [B, N] to probabilities [B, classes, 250]."""
     parts = []

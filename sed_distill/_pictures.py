@@ -15,7 +15,7 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def spectrogram_png(mel: npt.NDArray[np.float32]) -> str:
-    """Log-mel [bands, frames], low bands first -> PNG with low bands at the bottom, scaled to the clip's own 2nd..99.7th percentile."""
+    """Log-mel [bands, frames], low bands first -> PNG, low bands at the bottom, from the clip's 2nd to 99.7th percentile."""
     low, high = np.percentile(mel, (2.0, 99.7))
     level = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
     stops, colours = [stop for stop, _ in _HEAT], np.array([colour for _, colour in _HEAT], dtype=np.float64)
@@ -24,7 +24,7 @@ def spectrogram_png(mel: npt.NDArray[np.float32]) -> str:
 
 
 def strip_png(probabilities: npt.NDArray[np.float32], colour: tuple[int, int, int]) -> str:
-    """Probabilities [frames] -> PNG one pixel high whose opacity is the probability, so that it suits light and dark pages."""
+    """Probabilities [frames] -> PNG one pixel high whose opacity is the probability: it suits light and dark pages."""
     rgba = np.empty((1, len(probabilities), 4), dtype=np.uint8)
     rgba[0, :, :3] = colour
     rgba[0, :, 3] = np.rint(np.clip(probabilities, 0.0, 1.0) * 255)

@@ -42,7 +42,13 @@ def _command(
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(commands, "demo", _demo, "Run the whole pipeline on generated audio and write a report.", "sed-distill demo --out demo-out")
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        "Run the whole pipeline on generated audio and write a report.",
+        "sed-distill demo --out demo-out",
+    )
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the demo (default: demo-out)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sounds and training (default: 0)")
 
@@ -52,18 +58,27 @@ def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     parser = _command(
         commands, "pack", _pack, "Decode and resample recordings into audio shards.",
-        "sed-distill pack --dataset DATA --split weak --folder WAVS --keys audioset --weak-csv balanced_train_segments.csv",
+        "sed-distill pack --dataset DATA --split weak --folder WAVS --keys audioset --weak-csv segments.csv",
     )  # fmt: skip
     parser.add_argument("--dataset", required=True, type=Path, help="dataset folder; made when missing")
     parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
-    parser.add_argument("--folder", required=True, type=Path, help="folder of recordings, any mix of formats, nested or not")
+    parser.add_argument(
+        "--folder", required=True, type=Path, help="folder of recordings, any mix of formats, nested or not"
+    )
     parser.add_argument(
         "--keys", required=True, choices=("audioset", "path"),
         help="audioset: file names hold YouTube ids, clips wanted are the CSV's; path: every file is a clip of its own",
     )  # fmt: skip
-    parser.add_argument("--weak-csv", type=Path, help="segments with weak labels (official format; for --keys path: columns path, mid)")
+    parser.add_argument(
+        "--weak-csv", type=Path, help="segments with weak labels (official format; for --keys path: columns path, mid)"
+    )
     parser.add_argument("--strong-tsv", type=Path, help="events with onset and offset (official format)")
-    parser.add_argument("--long", choices=("first", "split"), default="first", help="recordings over 10 s: keep the first 10 s, or cut into clips")
+    parser.add_argument(
+        "--long",
+        choices=("first", "split"),
+        default="first",
+        help="recordings over 10 s: keep the first 10 s, or cut into clips",
+    )
     parser.add_argument("--clips-per-shard", type=int, default=1000)
     add_run_arguments(parser)
 
@@ -81,7 +96,9 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "verify", _verify, "Check every shard against its sidecar.", "sed-distill verify DATA")
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--quick", action="store_true", help="sidecars, sizes, completeness and bindings only; no tar is read")
+    parser.add_argument(
+        "--quick", action="store_true", help="sidecars, sizes, completeness and bindings only; no tar is read"
+    )
     parser.add_argument("--json", action="store_true", help="print the problems as JSON")
 
 
@@ -128,7 +145,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         for problem in problems:
             print(f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}")
-        print(f"{arguments.dataset}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}", file=sys.stderr)
+        print(
+            f"{arguments.dataset}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}", file=sys.stderr
+        )
     return 1 if problems else 0
 
 

@@ -19,3 +19,14 @@ from ._sidecar_parse import read_audio_sidecar as read_audio_sidecar
 from ._sidecar_parse import read_label_sidecar as read_label_sidecar
 from ._writer import AudioShardWriter as AudioShardWriter
 from ._writer import LabelShardWriter as LabelShardWriter
+from ._batch import Batch as Batch
+from ._loader import MixedLoader as MixedLoader
+from ._loader import ReplacedClip as ReplacedClip
+from ._loader import evaluation_batches as evaluation_batches
+from ._mixup import mixup as mixup
+from ._source import Coverage as Coverage
+from ._source import Source as Source
+from ._describe import describe as describe
+from ._verify import verify as verify
+from ._verify_tar import Problem as Problem
+from ._verify_tar import ProblemKind as ProblemKind

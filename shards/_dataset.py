@@ -72,7 +72,9 @@ class Dataset:
 
     def labels_folder(self, split: str, label_set: str) -> Path:
         if label_set in RESERVED_TARGETS:
-            raise UsageError(f"label set is named {label_set!r}, which means the labels of hard.parquet; choose another name")
+            raise UsageError(
+                f"label set is named {label_set!r}, which means the labels of hard.parquet; choose another name"
+            )
         return self._split(split) / "labels" / _name(label_set, "label set")
 
     def audio_specs(self, split: str) -> tuple[str, ...]:

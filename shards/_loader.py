@@ -70,7 +70,7 @@ class MixedLoader:
         world_size: int = 1,
         workers: int = 2,
     ) -> None:
-        """Raises UsageError for shares a batch cannot hold or sources that do not fit together, and what join raises."""
+        """Raises UsageError if a batch cannot hold the shares or sources do not fit together, and what join raises."""
         if world_size < 1 or not 0 <= rank < world_size:
             raise UsageError(f"rank {rank} of world size {world_size}: ranks are 0 to world_size - 1")
         if workers < 0 or (batches_per_epoch is not None and batches_per_epoch < 1):

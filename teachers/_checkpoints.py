@@ -112,9 +112,7 @@ def _check_tensors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Any], pat
             )
         if tensor.shape != parameter.shape:
             has, needs = tuple(tensor.shape), tuple(parameter.shape)
-            raise TeacherError(
-                f"{path}: {name} has shape {has}, this model needs {needs}; give one of this size"
-            )
+            raise TeacherError(f"{path}: {name} has shape {has}, this model needs {needs}; give one of this size")
 
 
 def _check_archive(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which teacher, as a user writes it: `beats=/path/to/checkpoint.pt`, or `demo` for the small one that ships with the project."""
+"""Which teacher, as a user writes it: `beats=/path/to/checkpoint.pt`, or `demo`, the small one of this project."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ class TeacherChoice:
             return TeacherChoice(DEMO, None)
         family, separator, checkpoint = text.partition("=")
         if not separator or not family or not checkpoint:
-            raise UsageError(f"--teacher is {text!r}, needs FAMILY=CHECKPOINT, for example beats=/models/BEATs_strong_1.pt, or {DEMO}")
+            raise UsageError(
+                f"--teacher is {text!r}, needs FAMILY=CHECKPOINT such as beats=/models/BEATs_strong_1.pt, or {DEMO}"
+            )
         return TeacherChoice(family, Path(checkpoint).absolute())
 
     @property

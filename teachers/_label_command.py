@@ -1,4 +1,4 @@
-"""The arguments of a label run, for `label_weak.py`, `label_strong.py` and `sed-distill label`: one function, two default splits."""
+"""The arguments of a label run: one function behind `label_weak.py`, `label_strong.py` and `sed-distill label`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Labelling: audio shard in, label shard out. A plain function per shard; `jobs` decides where and how often it runs."""
+"""Labelling: audio shard in, label shard out. A plain function per shard; `jobs` decides where and when it runs."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from jobs import Rejection, ShardResult, ShardTask, Stage
-from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError, canonical_json
+from pipeline import IntegrityError, TeacherError, UsageError, canonical_json
 from shards import (
     AudioReader,
     AudioSidecar,
@@ -38,7 +38,7 @@ RESERVED_TARGETS = ("hard_weak", "hard_strong")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """Everything a worker needs to label shards of one split. `provenance` is the canonical JSON every shard must carry."""
+    """What a worker needs to label shards of one split. `provenance`: the canonical JSON that every shard must carry."""
 
     dataset: Path
     split: str
@@ -77,7 +77,9 @@ def label_stage(
     audio = audio or _only_audio(opened, split)
     audio_shards = opened.audio_shards(split, audio)
     if not audio_shards:
-        raise UsageError(f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first")
+        raise UsageError(
+            f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
+        )
     provenance = canonical_json(_provenance(teacher.open(device), opened, split, audio))
     config = LabelConfig(
         dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
@@ -180,7 +182,9 @@ def _provenance(teacher: Teacher, dataset: Dataset, split: str, audio: str) -> d
     """What decides the content of every label; compared between runs. Batch size and versions are only recorded."""
     spec = teacher.audio_spec
     if audio != spec.name:
-        raise UsageError(f"audio set {audio} of split {split} is not what the teacher hears: it needs {spec.name}; pack that")
+        raise UsageError(
+            f"audio set {audio} of split {split} is not what the teacher hears: it needs {spec.name}; pack that"
+        )
     return {"stage": "label", "stage_version": 1, "audio": audio, "teacher": dict(teacher.provenance)}
 
 
@@ -200,7 +204,9 @@ def _check_same(labels: LabelSidecar, audio: AudioSidecar, provenance: str) -> N
             "choose another --labels name, or remove that label set"
         )
     if labels.clips.key != audio.clips.key or labels.clips.identity != audio.clips.identity:
-        raise UsageError(f"{labels.path} labels other audio than {audio.path} holds: remove the label shard and label again")
+        raise UsageError(
+            f"{labels.path} labels other audio than {audio.path} holds: remove the label shard and label again"
+        )
 
 
 def _result(sidecar: LabelSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
@@ -211,14 +217,18 @@ def _result(sidecar: LabelSidecar, seconds: dict[str, float] | None = None) -> S
         rejected=rejected,
         bytes=sidecar.tar_bytes,
         seconds=seconds or {},
-        rejections=tuple(Rejection(key=k, reason=r, detail=d) for k, r, d in zip(*astuple(sidecar.failed), strict=True)),
+        rejections=tuple(
+            Rejection(key=k, reason=r, detail=d) for k, r, d in zip(*astuple(sidecar.failed), strict=True)
+        ),
     )
 
 
 def _only_audio(dataset: Dataset, split: str) -> str:
     specs = dataset.audio_specs(split)
-    if len(specs) != 1:
-        raise UsageError(f"{dataset.root}: split {split} has audio {list(specs) or 'nowhere'}; name one with --audio")
+    if not specs:
+        raise UsageError(f"{dataset.root}: split {split} has no audio; run pack for it first")
+    if len(specs) > 1:
+        raise UsageError(f"{dataset.root}: split {split} has audio {', '.join(specs)}; name one with --audio")
     return specs[0]
 
 

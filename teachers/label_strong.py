@@ -1,6 +1,7 @@
 """Label the strong split of a dataset with a teacher.
 
-    ray job submit --working-dir . -- python teachers/label_strong.py --dataset /data/audioset --teacher beats=/models/beats.pt --labels beats
+    ray job submit --working-dir . -- python teachers/label_strong.py \\
+        --dataset /data/audioset --teacher beats=/models/beats.pt --labels beats
 
 Runs the same directly (`python teachers/label_strong.py ...`, on an embedded local Ray) and as `sed-distill label`.
 """

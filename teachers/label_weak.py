@@ -1,6 +1,7 @@
 """Label the weak split of a dataset with a teacher.
 
-    ray job submit --working-dir . -- python teachers/label_weak.py --dataset /data/audioset --teacher beats=/models/beats.pt --labels beats
+    ray job submit --working-dir . -- python teachers/label_weak.py \\
+        --dataset /data/audioset --teacher beats=/models/beats.pt --labels beats
 
 Runs the same directly (`python teachers/label_weak.py ...`, on an embedded local Ray) and as `sed-distill label`.
 """

@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pipeline import FRAMES, SOUND_CLASSES, Vocabulary, atomic_path, frame_labels, generate_soundscape, soundscape_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline import SOUND_CLASSES, Vocabulary, atomic_path, frame_labels, generate_soundscape, soundscape_seed
 from teachers._beats import Beats, BeatsConfig, beats_features
 
 CONFIG = BeatsConfig(
@@ -35,14 +35,15 @@ CONFIG = BeatsConfig(
     encoder_layers=4,
     encoder_embed_dim=192,
     encoder_ffn_embed_dim=768,
-    encoder_attention_heads=4,
+    encoder_attention_heads=3,
+    conv_pos=32,
     predictor_class=len(SOUND_CLASSES),
 )
 VOCABULARY = Vocabulary(tuple(sound.mid for sound in SOUND_CLASSES), tuple(sound.name for sound in SOUND_CLASSES))
 CLIP_SAMPLES = 160_000
 PRIOR = 0.035
 """Share of active cells in a soundscape's labels; the predictor starts there."""
-HALVES_SHARE = 0.6
+HALVES_SHARE = 0.75
 HALF_COLUMNS = 31  # a column is 16 feature frames of 10 ms, four label frames of 40 ms
 
 
@@ -96,11 +97,11 @@ def half_clip_loss(model: Beats, features: Tensor, labels: Tensor) -> Tensor:
     columns = model(halves).unflatten(1, (HALF_COLUMNS, -1)).mean(dim=2)
     logits = F.interpolate(model.predictor(columns).transpose(1, 2), size=4 * HALF_COLUMNS, mode="linear")
     targets = labels[:, :, : 8 * HALF_COLUMNS].unflatten(2, (2, 4 * HALF_COLUMNS)).transpose(1, 2).flatten(0, 1)
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
 def whole_clip_loss(model: Beats, features: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(model.frame_logits(features), labels)
+    return F.binary_cross_entropy_with_logits(model.frame_logits(features).float(), labels)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -142,7 +143,8 @@ def train(*, out: Path, clips: int, seed: int, batch_size: int, peak_learning_ra
     for step, (features, labels) in enumerate(batches(Clips(seed, "teacher", clips, random_gain=True), batch_size)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak_learning_rate)
-        loss = (half_clip_loss if step < HALVES_SHARE * steps else whole_clip_loss)(model, features, labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (half_clip_loss if step < HALVES_SHARE * steps else whole_clip_loss)(model, features, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

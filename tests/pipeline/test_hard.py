@@ -153,12 +153,12 @@ def test_damage_is_seen_wherever_it_lies(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(FormatError, match="is damaged or not parquet"):
             read_hard(path)
-    # Every single byte flipped: refused, or (in statistics and other notes of the footer) without effect on the rows.
+    # One bit of a byte flipped: refused, or (in statistics and other notes of the footer) without effect on the rows.
     refused = 0
-    for position in range(0, len(whole), 5):
+    for position in range(0, len(whole), 3):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
         try:
             assert read_hard(path).equals(table)
         except FormatError:
             refused += 1
-    assert refused > 50
+    assert refused > len(whole) // 6

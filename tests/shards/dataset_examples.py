@@ -72,7 +72,9 @@ def write_dataset(root: Path) -> Dataset:
         rows = [(key, shard) for shard, keys in enumerate(shards) for key in keys]
         rows += [(key, len(shards) - 1) for key in rejected]
         write_manifest(folder / "manifest.parquet", rows)
-        write_hard(dataset.hard_path(split), hard_table([key for key, _ in rows], weak={key: ["/m/a"] for key, _ in rows}))
+        write_hard(
+            dataset.hard_path(split), hard_table([key for key, _ in rows], weak={key: ["/m/a"] for key, _ in rows})
+        )
         for shard, keys in enumerate(shards):
             audio = write_audio(folder, shard, keys, rejected=rejected if shard == len(shards) - 1 else [])
             write_labels(dataset.labels_folder(split, "frames"), audio, failed=frozenset({"ee_0"}))

@@ -50,10 +50,11 @@ def test_fingerprint_is_the_hash_of_canonical_json():
     assert fingerprint({"b": {"c": "é"}, "a": [1, 2.5, None]}) == hashlib.sha256(spelled.encode()).hexdigest()
 
 
-KEY = st.text("abcXYZ019_%-", min_size=1, max_size=120)
+KEY = st.text("abcXYZ019_%-", min_size=1, max_size=120).filter("rejected".__ne__)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
 
@@ -70,7 +71,6 @@ def test_any_sidecar_round_trips(pair, data):
 
     lengths = column(st.integers(1, 20_000))
     offsets, tar_bytes = tar_layout([f"{key}.flac" for key in keys], lengths)
-    text = st.text(st.characters(exclude_categories=["Cs"]))
     clips = replace(
         audio.clips,
         key=keys,
@@ -79,15 +79,13 @@ def test_any_sidecar_round_trips(pair, data):
         crc32c=column(st.integers(0, 2**32 - 1)),
         identity=column(st.text("0123456789abcdef", min_size=32, max_size=32)),
         samples=column(st.integers(1, 8_000)),
-        origin=column(text),
+        origin=column(TEXT),
         cut_samples=column(st.integers(0, 10**9)),
         clipped_samples=column(st.integers(0, 10**9)),
-        flags=column(st.lists(text, max_size=2).map(tuple)),
+        flags=column(st.lists(TEXT, max_size=2).map(tuple)),
     )
-    provenance = data.draw(st.dictionaries(text, JSON, max_size=3))
-    rejected = replace(audio.rejected, key=("rejected.".replace(".", "_"),)) if "rejected_" not in keys else replace(
-        audio.rejected, key=(), reason=(), detail=()
-    )
+    provenance = data.draw(st.dictionaries(TEXT, JSON, max_size=3))
+    rejected = replace(audio.rejected, key=("rejected",), detail=(data.draw(TEXT),))
     sidecar = replace(audio, clips=clips, tar_bytes=tar_bytes, provenance=provenance, rejected=rejected)
     assert parse_audio_sidecar(sidecar_bytes(sidecar), sidecar.path) == sidecar
 
@@ -106,7 +104,28 @@ def test_every_flipped_bit_is_refused(pair):
                 parse(content[:length], sidecar.path)
 
 
-OTHER = [None, True, -1, 0, 1, 7, 2**53 + 1, 10**30, 1.0, 1e300, "", "x", "7", [], {}, [[]], [None], ["aa_0"] * 3, [1, 1, 1], {"a": 1}]
+OTHER = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    7,
+    2**53 + 1,
+    10**30,
+    1.0,
+    1e300,
+    "",
+    "x",
+    "7",
+    [],
+    {},
+    [[]],
+    [None],
+    ["aa_0"] * 3,
+    [1, 1, 1],
+    {"a": 1},
+]
 
 
 def places(value, path=()):
@@ -144,7 +163,8 @@ def test_careful_edits_are_refused_or_mean_what_they_say(pair):
                     assert "\n" not in str(error)
                 else:
                     assert sidecar_bytes(got) == content
-                    accepted.add(".".join(str(step) for step in path[:2]))
+                    if content != sidecar.path.read_bytes():
+                        accepted.add(".".join(str(step) for step in path[:2]))
     # What cannot be checked without the tar: counts, origins, flags, checksums of contents, versions, details.
     assert accepted <= {
         "clips.cut_samples",
@@ -157,9 +177,11 @@ def test_careful_edits_are_refused_or_mean_what_they_say(pair):
         "rejected.detail",
         "rejected.key",
         "failed.detail",
+        "software",
         "software.numpy",
         "software.sed-distill",
         "software.libsndfile",
+        "target.vocabulary",  # names of classes; the MIDs have their hash
         "target.context_ms",
         "target.hop_ms",
         "spec.sample_rate",
@@ -176,7 +198,10 @@ def put(value, **changes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda v: put(v, version=1), "has format version 1, this version of sed-distill reads 0; use the version that wrote"),
+        (
+            lambda v: put(v, version=1),
+            "has format version 1, this version of sed-distill reads 0; use the version that wrote",
+        ),
         (lambda v: put(v, version=False), "format version False"),
         (lambda v: put(v, format="zip"), "is not of format sed-distill/shard"),
         (lambda v: put(v, kind="labels"), "kind: is 'labels'"),
@@ -191,7 +216,10 @@ def put(value, **changes):
         (lambda v: put(v, spec=put(v["spec"], layout="stereo")), "spec.layout"),
         (lambda v: put(v, spec=put(v["spec"], sample_rate=11)), "11 Hz"),
         (lambda v: put(v, clips=put(v["clips"], key=["aa_0", "aa_0", "cc_0"])), "clips.key: names a clip twice"),
-        (lambda v: put(v, clips=put(v["clips"], key=["../aa", "b", "cc_0"])), "clips.key: '../aa' cannot be a clip key"),
+        (
+            lambda v: put(v, clips=put(v["clips"], key=["../aa", "b", "cc_0"])),
+            "clips.key: '../aa' cannot be a clip key",
+        ),
         (lambda v: put(v, clips=put(v["clips"], samples=[1, 2])), "columns have different lengths"),
         (lambda v: put(v, clips=put(v["clips"], samples=[1, 2, 8_001])), "clips.samples"),
         (lambda v: put(v, clips=put(v["clips"], length=[2**33 - 1, 1, 1])), "clips.length"),
@@ -218,7 +246,9 @@ def test_refusals_name_file_and_field(pair, change, says):
         (lambda v: put(v, target=put(v["target"], frames=2**53)), "clips.length"),
         (lambda v: put(v, target=put(v["target"], axes=["class", "class"])), "target axes"),
         (
-            lambda v: put(v, target=put(v["target"], vocabulary=put(v["target"]["vocabulary"], mids=["/m/b", "/m/a", "/m/c"]))),
+            lambda v: put(
+                v, target=put(v["target"], vocabulary=put(v["target"]["vocabulary"], mids=["/m/b", "/m/a", "/m/c"]))
+            ),
             "class list does not have the hash",
         ),
     ],

@@ -1,0 +1,95 @@
+"""The demo's report: one HTML page without outside references, light and dark."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+
+from pipeline import AudioSpec, Event, Vocabulary, frame_labels, read_hard, write_atomic
+from pipeline.features import log_mel
+from sed_distill._comparison import load_probs
+from sed_distill._pictures import data_uri, spectrogram_png, strip_png
+from shards import AudioReader, Dataset
+
+CLIPS_SHOWN = 6
+SHOWN_FROM = 0.5
+TRUTH_COLOUR = (46, 158, 107)
+TEACHER_COLOUR = (123, 97, 209)
+STUDENT_COLOURS = ((214, 137, 32), (28, 109, 208))
+
+
+def write_report(out: Path, demo: dict[str, Any], data: Path, vocabulary: Vocabulary, labels: str) -> None:
+    """Write `out/report.html` from demo.json's content and the probabilities kept by the evaluation."""
+    models = [
+        {**model, "colour": colour}
+        for model, colour in zip(demo["psds1"]["models"], (TEACHER_COLOUR, *STUDENT_COLOURS), strict=True)
+    ]
+    page = {**demo, "psds1": {**demo["psds1"], "models": models}}
+    legend = [{"title": "Truth", "colour": TRUTH_COLOUR}, *models]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = files("sed_distill").joinpath("templates/demo.html.j2").read_text(encoding="utf-8")
+    clips = _clips(out, Dataset.open(data), vocabulary, models)
+    write_atomic(out / "report.html", environment.from_string(source).render(demo=page, legend=legend, clips=clips))
+
+
+def _clips(out: Path, dataset: Dataset, vocabulary: Vocabulary, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The eval clips with most overlap of different classes, as pictures."""
+    hard = {row["key"]: row for row in read_hard(dataset.hard_path("eval")).to_pylist()}
+    keys, probs = load_probs(out / "students")
+    truth = np.stack([frame_labels(_events(hard[key]), vocabulary) for key in keys]).astype(np.float32)
+    overlap = np.maximum(truth.sum(axis=1) - 1, 0).sum(axis=1)
+    chosen = np.argsort(-overlap, kind="stable")[:CLIPS_SHOWN]
+    audio = _audio(dataset, {keys[clip] for clip in chosen})
+    shown = []
+    for clip in chosen:
+        rows = [("truth", truth[clip], TRUTH_COLOUR)]
+        rows += [(model["short"], probs[model["name"]][clip], model["colour"]) for model in models]
+        heard = np.max([values.max(axis=1) >= SHOWN_FROM for _, values, _ in rows], axis=0)
+        present = truth[clip].any(axis=1)
+        classes = sorted(
+            np.flatnonzero(heard | present), key=lambda column: (not present[column], vocabulary.names[column])
+        )
+        pcm, flac = audio[keys[clip]]
+        shown.append(
+            {
+                "key": keys[clip],
+                "spectrogram": spectrogram_png(_mel(pcm)),
+                "audio": data_uri(flac, "audio/flac"),
+                "classes": [
+                    {
+                        "name": vocabulary.names[column],
+                        "true": bool(present[column]),
+                        "strips": [
+                            {"title": title, "png": strip_png(values[column], colour)} for title, values, colour in rows
+                        ],
+                    }
+                    for column in classes
+                ],
+            }
+        )
+    return shown
+
+
+def _events(row: dict[str, Any]) -> list[Any]:
+    return [Event(event["onset_ms"], event["offset_ms"], event["mid"]) for event in row["events"]]
+
+
+def _audio(dataset: Dataset, keys: set[str]) -> dict[str, tuple[np.ndarray, bytes]]:
+    """PCM and the stored FLAC of each clip."""
+    found = {}
+    for shard in dataset.audio_shards("eval", AudioSpec().name):
+        with AudioReader(shard) as reader:
+            for row, key in enumerate(shard.clips.key):
+                if key in keys:
+                    found[key] = (reader.read(row), reader.read_bytes(row))
+    return found
+
+
+def _mel(pcm: np.ndarray) -> np.ndarray:
+    """Log mel [128, 1000] of a clip padded to 10 s: the students' own front end."""
+    waveform = torch.zeros(1, AudioSpec().max_samples)
+    waveform[0, : len(pcm)] = torch.from_numpy(pcm.astype(np.float32) / 32768)
+    return log_mel(waveform, None, periodic_window=False)[0].numpy()

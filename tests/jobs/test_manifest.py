@@ -1,0 +1,108 @@
+"""The manifest: shards of clips never change once given, whatever is added later."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jobs._manifest import (
+    MISSING_BYTES,
+    ManifestRow,
+    by_shard,
+    encode_source,
+    merge_manifest,
+    read_manifest,
+    rows_sha256,
+    write_manifest,
+)
+from pipeline import FormatError, UsageError
+
+
+def row(key: str, *, shard: int = 0, size: int = 10) -> ManifestRow:
+    return ManifestRow(key, shard, f"{key}.wav" if size >= 0 else "", size)
+
+
+def test_new_manifest_is_sorted_and_cut() -> None:
+    merged = merge_manifest([row("c_0"), row("a_0"), row("b_0")], (), (), clips_per_shard=2)
+    assert [(entry.key, entry.shard) for entry in merged.rows] == [("a_0", 0), ("b_0", 0), ("c_0", 1)]
+    assert {shard: len(rows) for shard, rows in by_shard(merged.rows).items()} == {0: 2, 1: 1}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    calls=st.lists(st.sets(st.integers(0, 40), min_size=1), min_size=1, max_size=5),
+    clips_per_shard=st.integers(1, 7),
+    commit=st.booleans(),
+)
+def test_clips_keep_their_shard(calls: list[set[int]], clips_per_shard: int, commit: bool) -> None:
+    rows: tuple[ManifestRow, ...] = ()
+    shard_of: dict[str, int] = {}
+    for numbers in calls:
+        committed = {entry.shard for entry in rows} if commit else set()
+        wanted = [row(f"k{number:02d}_0") for number in numbers]
+        merged = merge_manifest(wanted, rows, committed, clips_per_shard=clips_per_shard)
+        rows = merged.rows
+        now = {entry.key: entry.shard for entry in rows}
+        assert len(now) == len(rows)
+        assert shard_of.items() <= now.items(), "what was given stays"
+        assert {entry.key for entry in wanted} <= set(now)
+        new_shards = {shard for key, shard in now.items() if key not in shard_of}
+        assert new_shards.isdisjoint(shard_of.values()), "new clips come in new shards"
+        assert max(len(group) for group in by_shard(rows).values()) <= clips_per_shard
+        assert merged.vanished == (len(shard_of.keys() - {entry.key for entry in wanted}) if commit else 0)
+        assert merge_manifest(wanted, rows, committed, clips_per_shard=3).rows == rows, "the same call changes nothing"
+        shard_of = now
+
+
+def test_changed_recording_of_a_committed_shard_is_refused() -> None:
+    earlier = merge_manifest([row("a_0"), row("b_0")], (), (), clips_per_shard=1).rows
+    changed = [row("a_0", size=11), row("b_0")]
+    with pytest.raises(UsageError, match=r"a_0\.wav has 11 bytes, shard 000000 was packed from 10; put the old"):
+        merge_manifest(changed, earlier, {0}, clips_per_shard=1)
+    # Not packed yet: nothing depends on the old one.
+    assert merge_manifest(changed, earlier, {1}, clips_per_shard=1).rows[0].bytes == 11
+    cut = [row("a_0")._replace(duration_ms=10_000), row("b_0")]
+    with pytest.raises(UsageError, match="duration_ms 10000 instead of None"):
+        merge_manifest(cut, earlier, {0}, clips_per_shard=1)
+    moved = [row("a_0")._replace(source="elsewhere/a_0.wav"), row("b_0")]
+    assert merge_manifest(moved, earlier, {0, 1}, clips_per_shard=1).rows == earlier
+
+
+def test_missing_recordings() -> None:
+    earlier = merge_manifest([row("a_0", size=MISSING_BYTES), row("b_0")], (), (), clips_per_shard=1).rows
+    now = [row("a_0"), row("b_0", size=MISSING_BYTES)]
+    committed = merge_manifest(now, earlier, {0, 1}, clips_per_shard=1)
+    assert (committed.rows, committed.found_later, committed.vanished) == (earlier, 1, 1)
+    assert [entry.bytes for entry in merge_manifest(now, earlier, (), clips_per_shard=1).rows] == [10, MISSING_BYTES]
+
+
+def test_written_and_read_back(tmp_path: Path) -> None:
+    strange = b"b \xff\xfc%/x?.wav"
+    rows = (
+        ManifestRow("a_0", 0, encode_source(strange), 5),
+        ManifestRow("a_10000", 0, encode_source(strange), 5, 10_000, 3_000, 3_000),
+        ManifestRow("b_0", 3, "", MISSING_BYTES, expected_ms=8_500),
+    )
+    path = tmp_path / "a=1" / "manifest.parquet"
+    write_manifest(path, rows)
+    assert read_manifest(path) == rows
+    assert read_manifest(path, shard=0) == rows[:2]
+    assert read_manifest(path, shard=3) == rows[2:]
+    assert read_manifest(path, shard=1) == ()
+    assert os.fsencode(rows[0].recording(Path("/folder"))) == b"/folder/" + strange
+    once = path.read_bytes()
+    write_manifest(path, rows)
+    assert path.read_bytes() == once
+    assert rows_sha256(rows[:2]) != rows_sha256(rows[:1])
+    assert rows_sha256(rows[:1]) != rows_sha256((rows[0]._replace(bytes=6),))
+
+
+def test_damaged_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    for content in (b"", b"PAR1 nonsense PAR1"):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"manifest\.parquet: cannot be read"):
+            read_manifest(path)
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_manifest(tmp_path / "absent.parquet")

@@ -1,0 +1,207 @@
+"""run_stage: what it reports, on one worker in this process and on Ray actors whose processes are killed for real."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from faulty_stages import CLIPS, faulty_stage
+from jobs import ShardResult, StageReport, run_stage
+from jobs._ray import resolve_address
+from jobs._report import Progress
+from pipeline import IntegrityError, UsageError
+
+EXECUTORS = ("local", "ray")
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("embedded_ray")
+    return str(request.param)
+
+
+def shard_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.txt")}
+
+
+def test_complete_run(tmp_path: Path, executor: str) -> None:
+    (tmp_path / ".partial-of-a-killed-run").touch()
+    report = run_stage(faulty_stage(tmp_path, shards=4, done=2), executor=executor, progress=False)
+    assert report.exit_code == 0
+    assert (report.shards, report.shards_done_before, report.shards_done_now) == (6, 2, 4)
+    assert (report.clips, report.stored, report.rejected, report.not_done) == (30, 26, {"damaged": 4}, 0)
+    assert report.seconds == {"work": 2.0}
+    assert [entry.key for entry in report.rejections] == [f"clip{shard}_0" for shard in range(2, 6)]
+    assert shard_files(tmp_path) == {f"{shard:06d}.txt" for shard in range(2, 6)}
+    assert not (tmp_path / ".partial-of-a-killed-run").exists()
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == json.loads(json.dumps(report.to_json()))
+    assert (written["exit_code"], written["executor"]) == (0, executor)
+
+
+def test_application_error_quarantines_its_shard_at_once(tmp_path: Path, executor: str) -> None:
+    report = run_stage(faulty_stage(tmp_path, shards=3, shard_1="error"), executor=executor, progress=False)
+    assert report.exit_code == 1
+    assert [(entry.shard, entry.attempts, entry.reason) for entry in report.quarantined] == [
+        (1, 1, "ValueError: this shard cannot be done")
+    ]
+    assert (report.stored, report.not_done) == (8, CLIPS)
+    assert shard_files(tmp_path) == {"000000.txt", "000002.txt"}
+    assert json.loads((tmp_path / "report.json").read_text())["quarantined"][0]["shard"] == 1
+    assert "1 shards quarantined, first: ValueError: this shard cannot be done" in report.summary()
+
+
+def test_transient_io_is_tried_again(tmp_path: Path, executor: str) -> None:
+    stage = faulty_stage(tmp_path, shards=3, open_fault="io_once", shard_0="io_once", shard_2="io")
+    report = run_stage(stage, executor=executor, progress=False)
+    assert shard_files(tmp_path) == {"000000.txt", "000001.txt"}
+    assert [(entry.shard, entry.attempts) for entry in report.quarantined] == [(2, 3)]
+    assert "Input/output error" in report.quarantined[0].reason
+
+
+def test_a_stage_that_cannot_open_says_why(tmp_path: Path, executor: str) -> None:
+    report = run_stage(faulty_stage(tmp_path, shards=2, open_fault="teacher"), executor=executor, progress=False)
+    assert report.exit_code == 1
+    assert report.stopped == "no worker could start: no checkpoint"
+    assert report.not_done == 2 * CLIPS
+
+
+def test_sigterm_stops_and_the_next_run_finishes(tmp_path: Path, executor: str) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stage = faulty_stage(tmp_path, shards=2, shard_1="hang_once")
+
+    def terminate_when_it_hangs() -> None:
+        while not (tmp_path / "attempt-1").exists():
+            threading.Event().wait(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate_when_it_hangs, daemon=True).start()
+    report = run_stage(stage, executor=executor, workers=1, progress=False)
+    assert (report.exit_code, report.stopped, report.not_done) == (1, "SIGTERM", CLIPS)
+    assert shard_files(tmp_path) == {"000000.txt"}
+    assert json.loads((tmp_path / "report.json").read_text())["stopped"] == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_killed_workers_cost_one_attempt_each(tmp_path: Path) -> None:
+    stage = faulty_stage(tmp_path, shards=5, shard_1="kill_once", shard_2="kill")
+    report = run_stage(stage, executor="ray", workers=2, progress=False)
+    assert report.exit_code == 1
+    assert [(entry.shard, entry.attempts) for entry in report.quarantined] == [(2, 3)]
+    assert shard_files(tmp_path) == {f"{shard:06d}.txt" for shard in (0, 1, 3, 4)}
+    # The next run tries the quarantined shard again.
+    again = run_stage(faulty_stage(tmp_path, shards=1, done=2), executor="ray", workers=1, progress=False)
+    assert again.exit_code == 0
+    assert not list(tmp_path.glob(".partial-*"))
+    assert (tmp_path / "000002.txt").read_text() == "2 1\n"  # OMP_NUM_THREADS is what the stage says one worker uses
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_workers_that_die_while_opening_end_the_run(tmp_path: Path) -> None:
+    stage = faulty_stage(tmp_path, shards=1, open_fault="kill")
+    report = run_stage(stage, executor="ray", workers=1, progress=False)
+    assert report.exit_code == 1
+    assert (report.stopped or "").startswith("no worker could start: ActorDiedError")
+
+
+def test_a_mistake_in_a_stage_is_reported_and_raised(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="a mistake in the stage"):
+        run_stage(faulty_stage(tmp_path, shards=2, shard_1="bug"), executor="local", progress=False)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert (written["exit_code"], written["shards_done_now"]) == (1, 1)
+    assert written["stopped"] == "TypeError: a mistake in the stage"
+
+
+def test_max_rejected(tmp_path: Path) -> None:
+    codes = [
+        run_stage(faulty_stage(tmp_path, shards=3), executor="local", max_rejected=limit, progress=False).exit_code
+        for limit in (None, 3, 2, 0)
+    ]
+    assert codes == [0, 0, 1, 1]
+
+
+def test_wrong_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    stage = faulty_stage(tmp_path / "output", shards=1)
+    cases = [
+        (stage, {"executor": "threads"}, "executor is 'threads'"),
+        (stage, {"executor": "ray", "workers": 0}, "workers is 0"),
+        (stage, {"executor": "local", "workers": 2}, "has one worker"),
+        (stage, {"executor": "local", "max_rejected": -1}, "max rejected is -1"),
+        (faulty_stage(Path("relative"), shards=1), {"executor": "local"}, "absolute"),
+        (faulty_stage(tmp_path / "a_file" / "output", shards=1), {"executor": "local"}, "cannot be written"),
+    ]
+    for case, arguments, message in cases:
+        with pytest.raises(UsageError, match=message):
+            run_stage(case, progress=False, **arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {"a_file"}
+
+
+def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
+    report = run_stage(faulty_stage(tmp_path, shards=0, done=3), executor="ray", ray_address="nowhere:1")
+    assert (report.exit_code, report.clips, report.stored, report.workers) == (0, 15, 15, 0)
+
+
+def test_address() -> None:
+    assert resolve_address(None, {}) is None
+    assert resolve_address(None, {"RAY_ADDRESS": ""}) is None
+    assert resolve_address(None, {"RAY_ADDRESS": "http://127.0.0.1:8265"}) is None
+    assert resolve_address(None, {"RAY_ADDRESS": "127.0.0.1:6379"}) == "127.0.0.1:6379"
+    assert resolve_address("other:6379", {"RAY_ADDRESS": "127.0.0.1:6379"}) == "other:6379"
+    assert resolve_address("local", {"RAY_ADDRESS": "127.0.0.1:6379"}) is None
+
+
+def test_report_refuses_numbers_that_do_not_add_up() -> None:
+    counts = {"shards": 1, "shards_done_before": 0, "shards_done_now": 1, "clips_done_now": 5, "bytes": 0}
+    common = {"stage": "s", "executor": "local", "workers": 1, "seconds": {}, "wall_s": 1.0, **counts}
+    StageReport(clips=5, stored=3, rejected={"missing": 1}, not_done=1, **common)
+    with pytest.raises(IntegrityError, match="5 clips are wanted, but 3 stored, 1 rejected and 0 not done"):
+        StageReport(clips=5, stored=3, rejected={"missing": 1}, not_done=0, **common)
+
+
+def test_progress_lines() -> None:
+    stream = io.StringIO()
+    stage = faulty_stage(Path("/nowhere"), shards=10)
+    progress = Progress(stage, enabled=True, stream=stream)
+    done = [ShardResult(shard=shard, stored=4, rejected={"damaged": 1}) for shard in range(2)]
+    for now_s in (10.0, 29.0, 31.0, 40.0, 60.0, 61.0):
+        progress.update(done, [], now_s)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2, "a line every 30 s"
+    # 10 clips in 31 s leave 40 for 124 s.
+    assert lines[0] == (
+        "faulty: 2/10 shards, 10/50 clips, 0.3 clips/s, ETA 0:02:04, 2 clips rejected, 0 shards quarantined"
+    )
+    silent = io.StringIO()
+    Progress(stage, enabled=False, stream=silent).update(done, [], 100.0)
+    assert silent.getvalue() == ""
+
+
+def test_progress_bar_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = Progress(faulty_stage(Path("/nowhere"), shards=2), enabled=True, stream=stream)
+    progress.update([ShardResult(shard=0, stored=CLIPS)], [], 1.0)
+    progress.close()
+    assert "faulty" in stream.getvalue()
+    assert "5/10" in stream.getvalue()
+
+
+def test_import_is_cheap() -> None:
+    code = (
+        "import sys, jobs; jobs.run_stage, jobs.pack_stage, jobs.Stage;"
+        "print([name for name in ('ray', 'torch', 'librosa', 'av') if name in sys.modules])"
+    )
+    root = Path(__file__).resolve().parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,201 @@
+"""Damage put into the files for real, and loaders left in every way: nothing hangs, nothing stays behind."""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import IntegrityError
+from shards import Batch, Dataset, MixedLoader, evaluation_batches
+from tests.shards.mixing import assert_same, expected_keys, loader_of, loader_threads, make_mix
+from tests.shards.small_dataset import SPEC, VOCABULARY
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_mix(tmp_path_factory.mktemp("mixed") / "data", "path")[0]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A dataset of the test's own, to damage."""
+    return make_mix(tmp_path / "data", "path")[0]
+
+
+def flip(root: Path, split: str, folder: str, key: str) -> None:
+    """One bit in the middle of the member of `key`."""
+    dataset = Dataset(root)
+    shards = dataset.audio_shards(split, SPEC.name) if folder == "audio" else dataset.label_shards(split, folder)
+    for sidecar in shards:
+        if key in sidecar.clips.key:
+            row = sidecar.clips.key.index(key)
+            with sidecar.tar_path.open("r+b") as file:
+                file.seek(sidecar.clips.offset[row] + sidecar.clips.length[row] // 2)
+                (byte,) = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte ^ 8]))
+            return
+    raise KeyError(key)
+
+
+@pytest.mark.parametrize("folder", ["audio", "frames"])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_flipped_bit_costs_that_clip_and_is_counted(
+    own: Path, folder: str, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shares = {"weak": 3, "strong": 2}
+    undamaged = list(loader_of(own, batches_per_epoch=20))
+    flip(own, "strong", folder, "strong-005_0")
+    loader = loader_of(own, batches_per_epoch=20, workers=workers)
+    stood_in = 0
+    for step, batch in enumerate(loader):
+        wanted = expected_keys(step, shares, seed=0)
+        later = {ahead: expected_keys(step + ahead, shares, seed=0) for ahead in (1, 2, 3)}
+        for place, (source, key) in enumerate(wanted):
+            got, ahead = (source, key), 0
+            while got == ("strong", "strong-005_0"):
+                ahead += 1
+                got = later[ahead][place]
+            stood_in += ahead > 0
+            assert (batch.source[place], batch.key[place]) == got
+            if not ahead:
+                assert torch.equal(batch.waveform[place], undamaged[step].waveform[place])
+                assert torch.equal(batch.targets["frames"][place], undamaged[step].targets["frames"][place])
+    assert stood_in == 3  # 40 draws from 14 clips, two passes and most of a third
+    (replaced,) = loader.replaced
+    assert (replaced.source, replaced.key) == ("strong", "strong-005_0")
+    assert "checksum" in replaced.reason
+    assert len([record for record in caplog.records if "strong-005_0" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_too_much_damage_stops_with_the_list(own: Path, workers: int) -> None:
+    damaged = [f"weak-{clip:03d}_0" for clip in (1, 5, 7, 8, 15, 20)]
+    for key in damaged[:5]:
+        flip(own, "weak", "audio", key)
+    loader = loader_of(own, workers=workers)
+    assert len(list(loader)) == 8
+    assert sorted(clip.key for clip in loader.replaced) == damaged[:5]
+    flip(own, "weak", "clip", damaged[5])
+    loader = loader_of(own, workers=workers)
+    given_out: list[Batch] = []
+    with pytest.raises(IntegrityError) as stopped:
+        given_out.extend(loader)
+    last = max(step for step in range(8) for _, key in expected_keys(step, {"weak": 3}, seed=0) if key in damaged[:6])
+    assert len(given_out) <= last
+    assert "6 clips cannot be read" in str(stopped.value)
+    assert all(key in str(stopped.value) for key in damaged)
+    assert not loader_threads()
+
+
+def test_a_shard_deleted_while_training_stops_the_run(own: Path) -> None:
+    loader = loader_of(own)
+    batches = iter(loader)
+    next(batches)
+    for tar in (own / "strong" / "audio" / SPEC.name).glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(IntegrityError, match=r"strong.*\.tar: cannot be read"):
+        list(batches)
+
+
+def test_evaluation_replaces_nothing(own: Path) -> None:
+    flip(own, "weak", "audio", "weak-012_0")
+    with pytest.raises(IntegrityError, match="weak-012_0"):
+        list(evaluation_batches(own, "weak", 4, vocabulary=VOCABULARY))
+    assert not loader_threads()
+
+
+def _finish(batches: Iterator[Batch]) -> None:
+    list(batches)
+
+
+def _drop(batches: Iterator[Batch]) -> None:
+    next(batches)
+
+
+def _interrupt(batches: Iterator[Batch]) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in batches:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("use", [_finish, _drop, _interrupt])
+def test_no_thread_is_left(made: Path, use: Callable[[Iterator[Batch]], None]) -> None:
+    batches = iter(loader_of(made, workers=4))
+    use(batches)
+    del batches
+    gc.collect()
+    assert not loader_threads()
+
+
+def _keys_in_child(loader: MixedLoader, answer: "multiprocessing.queues.Queue[list[list[str]]]") -> None:
+    answer.put([batch.key for batch in loader])
+
+
+def test_a_forked_process_reads_the_same(made: Path) -> None:
+    """Forked while the parent has an iterator open and has used torch's own threads."""
+    torch.rand(500, 500) @ torch.rand(500, 500)
+    loader = loader_of(made)
+    half = iter(loader)
+    next(half)
+    context = multiprocessing.get_context("fork")
+    answer: multiprocessing.queues.Queue[list[list[str]]] = context.Queue()
+    child = context.Process(target=_keys_in_child, args=(loader_of(made), answer))
+    child.start()
+    keys = answer.get(timeout=60)
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    assert keys == [batch.key for batch in loader_of(made)]
+
+
+def test_a_loader_can_be_sent_to_another_process(made: Path) -> None:
+    loader = loader_of(made)
+    next(iter(loader))
+    copied = pickle.loads(pickle.dumps(loader))
+    for one, other in zip(loader, copied, strict=True):
+        assert_same(one, other)
+
+
+_SCRIPT = """
+import sys
+from shards import MixedLoader, Source
+from tests.shards.small_dataset import VOCABULARY
+loader = MixedLoader([Source(sys.argv[1], "weak", share=1)], 5, vocabulary=VOCABULARY, batches_per_epoch=10**6)
+batches = iter(loader)
+next(batches)
+print("ready", flush=True)
+if sys.argv[2] == "until interrupted":
+    for batch in batches: pass
+"""
+
+
+@pytest.mark.parametrize("way", ["until interrupted", "and leave"])
+def test_a_process_ends_with_an_iterator_open(made: Path, way: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, str(made), way],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if way == "until interrupted":
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == (0 if way == "and leave" else -signal.SIGINT), errors
+    assert errors.count("Traceback") == (way == "until interrupted")

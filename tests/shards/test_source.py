@@ -1,0 +1,174 @@
+"""What a source is, and the join of audio, label sets and hard labels by clip key."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import (
+    AudioSpec,
+    FormatError,
+    IntegrityError,
+    MetadataError,
+    TargetSpec,
+    UsageError,
+    hard_table,
+    write_hard,
+)
+from shards import AudioShardWriter, Dataset, LabelShardWriter, Source
+from shards._join import JoinedSource, join
+from tests.shards.small_dataset import MIDS, SPEC, VOCABULARY, write_split
+
+
+def joined(dataset: Dataset, split: str = "strong", **options: object) -> JoinedSource:
+    asked = {"audio": SPEC.name, "labels": ("frames",), **options}
+    return join(dataset, split, name="s", **asked)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    dataset = Dataset.create(tmp_path_factory.mktemp("joined") / "data", keys="path")
+    write_split(dataset, "strong", 17, seed=1, fail=(3, 9))
+    return dataset
+
+
+def test_clips_are_in_key_order_whatever_the_shards(dataset: Dataset, tmp_path: Path) -> None:
+    source = joined(dataset)
+    assert list(source.keys) == [f"strong-{i:03d}_0" for i in range(17)]
+    assert len({*source.shard.tolist()}) == 3
+    for clip, key in enumerate(source.keys):
+        assert source.audio[source.shard[clip]].clips.key[source.row[clip]] == key
+    other = Dataset.create(tmp_path / "data", keys="path")
+    write_split(other, "strong", 17, seed=1, fail=(3, 9), clips_per_shard=17)
+    assert joined(other).keys == source.keys
+
+
+def test_coverage_counts_every_clip_once(dataset: Dataset) -> None:
+    for folder in ("frames", "clip"):
+        (covered, weak, strong) = joined(dataset, labels=(folder,)).coverage
+        assert (covered.clips, covered.labelled, covered.failed, covered.missing) == (17, 15, 2, 0)
+        assert str(covered) == f"s/{folder}: 15 of 17 clips labelled, 2 failed, 0 missing"
+        assert (weak.target, weak.labelled, weak.missing) == ("hard_weak", 11, 6)
+        assert (strong.target, strong.labelled, strong.missing) == ("hard_strong", 12, 5)
+
+
+def test_labels_of_a_part_are_joined_and_the_rest_is_missing(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 17, seed=2)
+    dataset.labels_folder("weak", "frames").joinpath("000001.json").unlink()
+    source = joined(dataset, "weak")
+    covered = source.coverage[0]
+    assert (covered.labelled, covered.missing) == (17 - 6, 6)
+    missing = {key for key, shard in zip(source.keys, source.labels["frames"].shard, strict=True) if shard < 0}
+    assert missing == set(dataset.audio_shards("weak", SPEC.name)[1].clips.key)
+
+
+def test_excluded_clips_are_gone_and_unknown_keys_do_no_harm(dataset: Dataset) -> None:
+    source = joined(dataset, exclude={"strong-000_0", "strong-016_0", "nobody_0"})
+    assert list(source.keys) == [f"strong-{i:03d}_0" for i in range(1, 16)]
+    assert source.fingerprint != joined(dataset).fingerprint
+    with pytest.raises(UsageError, match=r"no clip stored as mono-16000hz-10000ms \(17 before exclusion\)"):
+        joined(dataset, exclude={f"strong-{i:03d}_0" for i in range(17)})
+
+
+def test_labels_of_other_audio_are_refused(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "strong", 9, seed=3)
+    rng = np.random.default_rng(0)
+    keys = dataset.audio_shards("strong", SPEC.name)[1].clips.key
+    with AudioShardWriter(dataset.audio_folder("strong", SPEC.name), 1, spec=SPEC, provenance={}) as writer:
+        for key in keys:
+            writer.add(key, rng.integers(-9, 9, 700, dtype=np.int16), origin="pcm")
+        writer.commit()
+    with pytest.raises(IntegrityError) as refused:
+        joined(dataset)
+    assert f"strong/labels/frames: the label of {keys[0]} and of {len(keys) - 1} more clips" in str(refused.value)
+    assert "label the split again" in str(refused.value)
+    assert joined(dataset, labels=()).keys
+
+
+def test_what_is_not_there_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such label set; the split has clip, frames"):
+        joined(dataset, labels=("beats",))
+    with pytest.raises(UsageError, match=r"no clip stored as foa-24000hz-5000ms"):
+        joined(dataset, audio="foa-24000hz-5000ms")
+    with pytest.raises(UsageError, match="no clip stored"):
+        joined(dataset, "weak")
+    dataset_without = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset_without, "weak", 3, seed=3, labels=())
+    with pytest.raises(UsageError, match="the split has none"):
+        joined(dataset_without, "weak")
+    dataset_without.hard_path("weak").unlink()
+    with pytest.raises(FormatError, match=r"hard\.parquet"):
+        joined(dataset_without, "weak", labels=())
+
+
+def test_contradicting_shards_are_refused(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 9, seed=4)
+    sidecars = dataset.audio_shards("weak", SPEC.name)
+    relabelled = TargetSpec(axes=("class",), kind="logit", vocabulary=VOCABULARY, hop_ms=None, frames=None)
+    with LabelShardWriter(
+        dataset.labels_folder("weak", "clip"), sidecars[1], target=relabelled, provenance={}
+    ) as labels:
+        for key in sidecars[1].clips.key:
+            labels.add(key, np.zeros(len(MIDS), np.float32))
+        labels.commit()
+    with pytest.raises(FormatError, match="2 targets"):
+        joined(dataset, "weak", labels=("clip",))
+    with AudioShardWriter(dataset.audio_folder("weak", SPEC.name), 7, spec=SPEC, provenance={}) as audio:
+        audio.add("weak-000_0", np.ones(640, np.int16), origin="pcm")
+        audio.commit()
+    with pytest.raises(FormatError, match="weak-000_0 is stored in two shards"):
+        joined(dataset, "weak")
+
+
+def test_the_fingerprint_follows_clips_audio_and_labels_only(tmp_path: Path) -> None:
+    def fingerprint(name: str, **options: object) -> str:
+        made = Dataset.create(tmp_path / name, keys="path")
+        write_split(made, "weak", 9, **{"seed": 5, **options})  # type: ignore[arg-type]
+        return joined(made, "weak").fingerprint
+
+    first = fingerprint("first")
+    assert fingerprint("second") == first
+    assert fingerprint("other-audio", seed=6) != first
+    assert fingerprint("fewer-sets", labels=("frames",)) == first
+    assert fingerprint("other-shards", clips_per_shard=4) == first
+    made = Dataset.open(tmp_path / "first")
+    assert joined(made, "weak", labels=()).fingerprint != first
+
+
+def test_hard_labels_of_audioset_know_their_class_lists(tmp_path: Path) -> None:
+    for keys, has_list in (("audioset", True), ("path", False)):
+        dataset = Dataset.create(tmp_path / keys, keys=keys)  # type: ignore[arg-type]
+        write_split(dataset, "weak", 3, seed=7, labels=())
+        write_hard(dataset.hard_path("weak"), hard_table(["weak-001_0"], weak={"weak-001_0": [MIDS[0]]}))
+        hard = joined(dataset, "weak", labels=()).hard
+        assert [hard.weak_mids(clip) for clip in range(3)] == [None, [MIDS[0]], None]
+        assert [hard.events(clip) for clip in range(3)] == [None, None, None]
+        assert MIDS[0] in hard.weak_classes
+        assert len(hard.weak_classes) == (527 if has_list else 1)
+        assert len(hard.strong_classes) == (456 if has_list else 0)
+
+
+def test_a_source_says_what_it_cannot_be(tmp_path: Path) -> None:
+    for split in ("eval", "dev", "train"):
+        with pytest.raises(UsageError, match=f"split '{split}' is no training source.*evaluation_batches"):
+            Source(tmp_path, split, share=1)
+    with pytest.raises(UsageError, match="collections of names"):
+        Source(tmp_path, "weak", share=1, labels="beats")  # type: ignore[arg-type]
+    source = Source(tmp_path, "weak", share=1, labels=["beats"], exclude=["b", "a"])  # type: ignore[arg-type]
+    assert (source.name, source.labels, source.exclude) == ("weak", ("beats",), frozenset("ab"))
+    assert source.audio == AudioSpec().name
+
+
+def test_an_edited_sidecar_does_not_pass(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 3, seed=8)
+    path = dataset.audio_folder("weak", SPEC.name) / "000000.json"
+    value = json.loads(path.read_text())
+    value["clips"]["samples"][0] += 1
+    path.write_text(json.dumps(value))
+    with pytest.raises((FormatError, MetadataError), match=r"000000\.json"):
+        joined(dataset, "weak")

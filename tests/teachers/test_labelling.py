@@ -1,0 +1,164 @@
+"""Labelling without Ray: what is stored is what the teacher says, nothing is lost, runs resume to equal bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import StageReport, run_stage
+from pipeline import AudioSpec, UsageError
+from shards import AudioReader, Dataset, LabelReader
+from teachers import TeacherChoice, label_stage, load_teacher
+from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def label(dataset: Path, teacher: str, labels: str = "tiny", split: str = "strong", **options: object) -> StageReport:
+    stage = label_stage(dataset=dataset, split=split, labels=labels, teacher=TeacherChoice.parse(teacher), **options)
+    return run_stage(stage, executor="local", progress=False)
+
+
+def label_bytes(dataset: Path, labels: str = "tiny", split: str = "strong") -> dict[str, bytes]:
+    folder = Dataset.open(dataset).labels_folder(split, labels)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "report.json"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("labelling"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_beats(tmp_path_factory.mktemp("checkpoint") / "tiny.pt")
+
+
+def test_stored_labels_are_the_teachers_logits_as_float16(dataset: Path, checkpoint: Path) -> None:
+    report = label(dataset, f"beats={checkpoint}", labels="exact", batch_size=4)
+    assert (report.exit_code, report.clips, report.stored, report.not_done) == (0, 6, 6, 0)
+    # VERIFY
+    teacher = load_teacher("beats", checkpoint=checkpoint)
+    opened = Dataset.open(dataset)
+    compared = 0
+    shards = zip(opened.audio_shards("strong", AudioSpec().name), opened.label_shards("strong", "exact"), strict=True)
+    for audio, labels in shards:
+        assert labels.target == teacher.target
+        with AudioReader(audio) as clips, LabelReader(labels) as stored:
+            for row in range(len(audio.clips)):
+                waveform = torch.zeros(1, 160_000)
+                pcm = clips.read(row)
+                waveform[0, : len(pcm)] = torch.from_numpy(pcm / np.float32(32768))
+                expected = teacher.frame_logits(waveform)[0].numpy().astype(np.float16)
+                np.testing.assert_array_equal(stored.read(row), expected.astype(np.float32))
+                compared += 1
+    assert compared == 6
+
+
+def test_a_removed_shard_is_labelled_again_to_the_same_bytes_and_nothing_else_is(
+    dataset: Path, checkpoint: Path
+) -> None:
+    label(dataset, f"beats={checkpoint}")
+    before = label_bytes(dataset)
+    folder = Dataset.open(dataset).labels_folder("strong", "tiny")
+    (folder / "000001.json").unlink()
+    report = label(dataset, f"beats={checkpoint}")
+    assert (report.shards_done_before, report.shards_done_now, report.stored) == (1, 1, 6)
+    assert label_bytes(dataset) == before
+
+
+def test_batch_size_does_not_change_the_labels(dataset: Path, checkpoint: Path) -> None:
+    label(dataset, f"beats={checkpoint}", labels="one", batch_size=1)
+    label(dataset, f"beats={checkpoint}", labels="three", batch_size=3)
+    one, three = label_bytes(dataset, "one"), label_bytes(dataset, "three")
+    assert {name: one[name] for name in one if name.endswith(".tar")} == {
+        n: three[n] for n in three if n.endswith(".tar")
+    }
+
+
+def test_labels_of_another_teacher_are_refused_not_mixed(dataset: Path, checkpoint: Path, tmp_path: Path) -> None:
+    label(dataset, f"beats={checkpoint}")
+    other = tiny_beats(tmp_path / "other.pt", seed=1)
+    with pytest.raises(UsageError, match="choose another --labels name"):
+        label(dataset, f"beats={other}")
+
+
+def test_labels_of_other_audio_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    first = packed(tmp_path / "a", clips=3)
+    second = packed(tmp_path / "b", clips=4, clips_per_shard=4)
+    label(first, f"beats={checkpoint}")
+    source, target = (Dataset.open(d).audio_folder("strong", AudioSpec().name) for d in (second, first))
+    for name in ("000000.tar", "000000.json"):
+        (target / name).write_bytes((source / name).read_bytes())
+    with pytest.raises(UsageError, match="other audio"):
+        label(first, f"beats={checkpoint}")
+
+
+def test_a_damaged_clip_costs_that_clip(tmp_path: Path, checkpoint: Path) -> None:
+    dataset = packed(tmp_path, clips=3)
+    (audio,) = Dataset.open(dataset).audio_shards("strong", AudioSpec().name)
+    with audio.tar_path.open("r+b") as tar:
+        tar.seek(audio.clips.offset[1] + 100)
+        byte = tar.read(1)[0]
+        tar.seek(-1, os.SEEK_CUR)
+        tar.write(bytes([byte ^ 4]))
+    report = label(dataset, f"beats={checkpoint}")
+    assert (report.stored, report.rejected, report.exit_code) == (2, {"unreadable_audio": 1}, 0)
+    assert [rejection.key for rejection in report.rejections] == [audio.clips.key[1]]
+    assert label(dataset, f"beats={checkpoint}").clips == 3
+
+
+def test_a_teacher_of_the_users_own_that_gives_nan_fails_those_clips_by_name(dataset: Path) -> None:
+    teacher = f"{LevelTeacher.__module__}:{LevelTeacher.__qualname__}=unused"
+    report = label(dataset, teacher, labels="level")
+    opened = Dataset.open(dataset)
+    loud = set()
+    for audio in opened.audio_shards("strong", AudioSpec().name):
+        with AudioReader(audio) as reader:
+            for row, key in enumerate(audio.clips.key):
+                energy = np.sum((reader.read(row) / 32768.0) ** 2) / 160_000
+                if 10 * np.log10(energy) > LevelTeacher.LOUD_DB:
+                    loud.add(key)
+    assert 0 < len(loud) < 6, "the example should have loud and quiet clips"
+    assert report.rejected == {"not_finite": len(loud)}
+    assert {rejection.key for rejection in report.rejections} == loud
+    assert report.stored + len(loud) == report.clips == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "hard_strong"}, "needs a name"),
+        ({"labels": "../x"}, "needs a name"),
+        ({"split": "eval"}, "pack"),
+        ({"dataset": Path("relative")}, "absolute path"),
+        ({"audio": "mono-32000hz-10000ms"}, "pack"),
+    ],
+)
+def test_wrong_use_is_an_error_before_any_work(
+    dataset: Path, checkpoint: Path, options: dict[str, object], message: str
+) -> None:
+    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": TeacherChoice("beats", checkpoint)}
+    with pytest.raises(UsageError, match=message):
+        label_stage(**{**arguments, **options})
+
+
+def test_the_script_run_directly_gives_the_same_bytes_and_says_what_is_wrong(dataset: Path, checkpoint: Path) -> None:
+    label(dataset, f"beats={checkpoint}")
+    script = [sys.executable, "teachers/label_strong.py", "--teacher", f"beats={checkpoint}", "--labels", "script"]
+    done = subprocess.run(
+        [*script, "--dataset", str(dataset), "--executor", "local"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert label_bytes(dataset, "script") == label_bytes(dataset)
+    report = json.loads((Dataset.open(dataset).labels_folder("strong", "script") / "report.json").read_text())
+    assert report["clips"] == report["stored"] == 6
+    wrong = subprocess.run([*script, "--dataset", "relative"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1, wrong.stderr
+    assert "absolute path" in wrong.stderr
