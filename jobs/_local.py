@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NoReturn
 
 from jobs._driver import Done, Event, Failed, Pool, Ready
 from jobs._stage import ShardFunction, ShardTask, Stage
@@ -68,10 +67,7 @@ class InProcessPool(Pool):
 
     def interrupt(self) -> None:
         if self._working:
-            self._stop()
-
-    def _stop(self) -> NoReturn:
-        raise Interrupted
+            raise Interrupted
 
     def _do(self, worker: int, task: ShardTask | None) -> Event:
         function = self._opened.get(worker)

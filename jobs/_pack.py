@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -108,10 +107,10 @@ def pack_stage(
     output = config.output
     wanted = find_wanted(folder, keys=keys, weak_csv=weak_csv, strong_tsv=strong_tsv, spec=spec, long=long)
     try:
+        Dataset.create(where.root, keys=keys)
         output.mkdir(parents=True, exist_ok=True)
         for swept in (where.root, where.hard_path(split).parent, output):
             sweep_partial(swept)
-        Dataset.create(where.root, keys=keys)
         committed = {sidecar.shard: sidecar for sidecar in where.audio_shards(split, spec.name)}
         manifest = output / MANIFEST_NAME
         earlier = read_manifest(manifest) if manifest.exists() else ()
@@ -159,7 +158,7 @@ def pack_shard(config: PackConfig, task: ShardTask) -> ShardResult:
             else:
                 writer.add(
                     row.key,
-                    outcome.pcm if config.spec.channels == 1 else np.ascontiguousarray(outcome.pcm.T),
+                    outcome.pcm,
                     origin=outcome.codec,
                     cut_samples=outcome.cut_samples,
                     clipped_samples=outcome.clipped_samples,

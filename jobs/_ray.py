@@ -3,20 +3,21 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from jobs._driver import Done, Event, Failed, Lost, Pool, Ready
 from jobs._local import describe_error
-from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
+from jobs._stage import ShardTask, Stage
 from pipeline import UsageError
 
 # Ray carries paths and counts, never tensors: the smallest store it accepts is 75 MB, its default 30 % of the memory.
 _OBJECT_STORE_BYTES = 100 * 2**20
+_CONNECT_S = 5.0
 
 
 def resolve_address(asked: str | None, environment: Mapping[str, str]) -> str | None:
@@ -49,16 +50,28 @@ def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     else:
+        _check_listening(address)
         try:
             ray.init(address, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"no Ray answers at {address} ({describe_error(error)}); start one there, or pass --ray-address local"
+                f"no Ray answers at {address} ({describe_error(error)}); start one there, or ask for address local"
             ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Where nobody listens, Ray itself goes on trying for minutes."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray answers at {address} ({error}); start one there, or ask for address local") from error
 
 
 def machine_cpus() -> int:
@@ -95,7 +108,7 @@ class RayPool(Pool):
     def spawn(self, worker: int) -> None:
         import ray
 
-        actor = ray.remote(_Worker).options(
+        actor: Any = ray.remote(_worker_class()).options(
             num_cpus=self._stage.cpus,
             num_gpus=self._stage.gpus,
             max_restarts=0,
@@ -140,7 +153,10 @@ class RayPool(Pool):
             answer = ray.get(call)
         except RayTaskError as error:
             cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
-            return Failed(worker=worker, reason=describe_error(cause), transient=isinstance(cause, OSError))
+            reason = _first_line(cause) if isinstance(cause, RayError) else describe_error(cause)
+            if "No module named" in reason:
+                reason += "; install this project on the workers, or submit it with ray job submit --working-dir"
+            return Failed(worker=worker, reason=reason, transient=isinstance(cause, OSError))
         except RayError as error:
             preempted = isinstance(error, RayActorError) and bool(error.preempted)
             return Lost(worker=worker, reason=_first_line(error), preempted=preempted)
@@ -170,19 +186,21 @@ class RayPool(Pool):
         return environment
 
 
-@dataclass
-class _Worker:
-    """Lives in the actor's process."""
+def _worker_class() -> type:
+    """What lives in the actor's process.
 
-    function: ShardFunction | None = None
+    A local class travels whole, where a class of this module would be imported by name: on a node that lacks this
+    project the process would die without a word, while a method that cannot load its arguments says what is missing.
+    """
 
-    def open(self, open_worker: Callable[[Any], ShardFunction], config: Any) -> None:
-        self.function = open_worker(config)
+    class Worker:
+        def open(self, open_worker: Any, config: Any) -> None:
+            self.do_shard = open_worker(config)
 
-    def do(self, task: ShardTask) -> ShardResult:
-        if self.function is None:
-            raise RuntimeError("a shard reached a worker that has not opened its stage")
-        return self.function(task)
+        def do(self, task: Any) -> Any:
+            return self.do_shard(task)
+
+    return Worker
 
 
 def _own_import_folders() -> list[str]:

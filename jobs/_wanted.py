@@ -11,10 +11,12 @@ from jobs._manifest import MISSING_BYTES, ManifestRow, encode_source
 from pipeline import (
     AudioSetKeys,
     AudioSpec,
+    ClipRejected,
     FolderEntry,
     UsageError,
     check_unique,
     clip_starts,
+    decode,
     hard_table,
     path_key,
     probe_duration_ms,
@@ -119,7 +121,7 @@ def _mids_of(csv: Path) -> Mapping[str, tuple[str, ...]]:
 
 def _pieces(folder: Path, path: str, entry: FolderEntry | None, spec: AudioSpec, long: LongMode) -> list[ManifestRow]:
     """The clips of one recording. Each piece of a long one has its weak labels, whether or not it holds the class."""
-    total_ms = probe_duration_ms(folder / path) if long == "split" and entry is not None else None
+    total_ms = _duration_ms(folder / path) if long == "split" and entry is not None else None
     starts = [0] if total_ms is None else clip_starts(total_ms, spec.clip_ms)
     if total_ms is None or len(starts) == 1:
         return [_row(path_key(path), entry)]
@@ -128,6 +130,18 @@ def _pieces(folder: Path, path: str, entry: FolderEntry | None, spec: AudioSpec,
         _row(path_key(path, start_ms), entry, start_ms=start_ms, duration_ms=piece_ms, expected_ms=piece_ms)
         for start_ms, piece_ms in pieces
     ]
+
+
+def _duration_ms(recording: Path) -> int | None:
+    """Some formats (MP3 without a Xing header, raw AAC) do not state it: only decoding tells. None if damaged."""
+    stated_ms = probe_duration_ms(recording)
+    if stated_ms is not None:
+        return stated_ms
+    try:
+        decoded = decode(recording)
+    except ClipRejected:
+        return None
+    return int(decoded.samples.shape[1]) * 1000 // decoded.sample_rate
 
 
 def _row(

@@ -21,8 +21,8 @@ def cut_off(file: BinaryIO) -> str | None:
     """What is missing at the end of this file by its own structure, or None if nothing is known to be missing.
 
     Reads headers (and the last page of an Ogg file), never the whole file. Understands WAV, AIFF, AU, W64, CAF, Ogg,
-    MP4, Matroska/WebM, ASF/WMA, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones is taken as
-    unknown, as streaming writers leave it."""
+    MP4, Matroska/WebM, ASF/WMA, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones is
+    taken as unknown, as streaming writers leave it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -45,16 +45,6 @@ def mp3_states_length(file: BinaryIO) -> bool | None:
     states = _mp3_header(file, head) is not None
     file.seek(0)
     return states if is_mp3 else None
-
-
-def is_flac(file: BinaryIO) -> bool:
-    """Whether this is native FLAC, behind an ID3v2 tag or not."""
-    file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    file.seek(_id3_bytes(head))
-    found = file.read(4) == b"fLaC"
-    file.seek(0)
-    return found
 
 
 def _stated_end(file: BinaryIO, head: bytes, size: int) -> int | str | None:

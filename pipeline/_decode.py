@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from pipeline._containers import cut_off, is_flac, mp3_states_length
+from pipeline._containers import cut_off, mp3_states_length
 from pipeline._decoded import MAX_DECODED_VALUES, Decoded, Window, check_size, check_supported, joined, reason_text
 from pipeline._errors import ClipRejected, UsageError
 from pipeline._grid import HOP_MS
 
 _BLOCK_SAMPLES = 1 << 20  # covers a 10 s clip in one read
+_NO_LENGTH = "an MP3 without a length to trust"
 _LENGTH_UNKNOWN = (1 << 63) - 1  # what libsndfile has for the FLAC of a streaming encoder
 # Where libsndfile's seek is exact. In Vorbis and MP3 it is not (another page, a part of a frame), so everything else is
 # decoded from its beginning: test_windows_equal_slices.
@@ -65,7 +66,7 @@ def probe_duration_ms(path: Path) -> int | None:
     try:
         with _open(path) as file:
             sound = _open_sound(file, is_cut_off=cut_off(file) is not None)
-            if sound is None:
+            if isinstance(sound, str):
                 from pipeline._pyav import stated_duration_ms
 
                 return stated_duration_ms(file)
@@ -98,12 +99,17 @@ def _open(path: Path) -> BinaryIO:
 def _decode_open(file: BinaryIO, window: Window, *, is_cut_off: bool) -> tuple[Decoded, bool]:
     """The window, and whether it reaches the end of what the decoder has."""
     sound = _open_sound(file, is_cut_off=is_cut_off)
-    if sound is not None:
+    if not isinstance(sound, str):
         with sound:
             return _decode_soundfile(sound, window)
     from pipeline._pyav import decode_pyav  # PyAV only where it is needed: it comes with the extra for making shards
 
-    return decode_pyav(file, window)
+    try:
+        return decode_pyav(file, window)
+    except ClipRejected as error:
+        if error.reason != "unreadable":
+            raise
+        raise ClipRejected("unreadable", f"libsndfile: {sound}; FFmpeg: {error.detail}") from None
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -113,21 +119,19 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-def _open_sound(file: BinaryIO, *, is_cut_off: bool) -> soundfile.SoundFile | None:
-    """None if this is not for libsndfile. It gets a descriptor, so no extension can lead it, and owns its position."""
+def _open_sound(file: BinaryIO, *, is_cut_off: bool) -> soundfile.SoundFile | str:
+    """Or why this is not for libsndfile. It gets a descriptor, so no extension can lead it, and owns its position."""
     states_length = mp3_states_length(file)
     # libsndfile stops at its guess of the length of an MP3 that states none, and prints warnings about a cut one.
     if states_length is False or (states_length and is_cut_off):
-        return None
+        return _NO_LENGTH
     try:
         sound = _Forward(file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
-        if is_flac(file):  # FFmpeg passes FLAC frames whose checksum is wrong
-            raise ClipRejected("unreadable", f"a FLAC stream that libsndfile refuses: {reason_text(error)}") from None
-        return None
+        return reason_text(error).rstrip(".")
     if sound.subtype == "MPEG_LAYER_III" and not states_length:  # MP3 in WAV, or behind other bytes
         sound.close()
-        return None
+        return _NO_LENGTH
     return sound
 
 

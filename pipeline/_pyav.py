@@ -13,8 +13,9 @@ from pipeline._errors import ClipRejected
 # by the decoder: 704 samples seen in AAC, up to 4,096 in WMA (93 ms).
 TRUNCATED_TOLERANCE_MS = 100
 
-# The demuxers to use: plain containers. Playlists (hls, concat, dash) would open other files and addresses. The first
-# write down no duration, so FFmpeg estimates it from the bit rate.
+# The demuxers to use: plain containers. Playlists (hls, concat, dash) would open other files and addresses; FLAC is
+# libsndfile's alone, because FFmpeg passes frames whose checksum is wrong. The first write down no duration: FFmpeg
+# estimates it from the bit rate.
 _ESTIMATE_DURATION = ("aac", "ac3", "amr", "dts", "eac3", "flv", "loas", "mp3", "mpeg", "mpegts", "voc", "xwma")
 _STATE_DURATION = (
     *("aiff", "ape", "asf", "au", "avi", "caf", "matroska", "mov"),
@@ -40,7 +41,7 @@ def decode_pyav(file: BinaryIO, window: Window) -> tuple[Decoded, bool]:
     try:
         with _open(file) as container:
             stream = _audio_stream(container)
-            codec = str(stream.codec_context.codec.canonical_name)
+            codec = str(stream.codec_context.name).removesuffix("float")
             stated_s = _stated_duration_s(container, stream)
             for frame in container.decode(stream):  # flushes the decoder at the end
                 values = _values(frame)
@@ -62,8 +63,9 @@ def decode_pyav(file: BinaryIO, window: Window) -> tuple[Decoded, bool]:
                     at_end = False
                     break
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        detail = f"decoding fails after {position} samples: {reason_text(error)}"
-        raise ClipRejected("damaged" if position else "unreadable", detail) from None
+        if position == 0:
+            raise ClipRejected("unreadable", reason_text(error)) from None
+        raise ClipRejected("damaged", f"decoding fails after {position} samples: {reason_text(error)}") from None
     if position == 0:
         raise ClipRejected("unreadable", "its audio stream decodes to nothing")
     stated = None if stated_s is None else round(stated_s * sample_rate)

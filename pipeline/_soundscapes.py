@@ -1,6 +1,7 @@
-"""Generated recordings with exact labels: sounds of `SOUND_CLASSES` over a background, and folders of them as AudioSet comes.
+"""Generated recordings with exact labels: synthesised sounds over a background, and folders of them as AudioSet comes.
 
-They stand in for AudioSet where none is at hand (the demo, tests) and train the demo teacher. Everything follows from seeds.
+They stand in for AudioSet where none is at hand (the demo, tests) and train the demo teacher. Everything follows from
+seeds.
 """
 
 import base64
@@ -21,8 +22,10 @@ from pipeline._grid import CLIP_MS
 from pipeline._synthesis import SOUND_CLASSES, render_event
 from pipeline._synthesis_parts import coloured_noise, wander
 
-SOUNDSCAPE_SPLITS: Mapping[str, int] = MappingProxyType({"strong": 1, "weak": 2, "dev": 3, "eval": 4, "teacher": 5, "teacher_dev": 6})
-"""Split -> number of its seed stream. Clip i of a split is made from (seed, stream, i), so no two splits share a clip."""
+SOUNDSCAPE_SPLITS: Mapping[str, int] = MappingProxyType(
+    {"strong": 1, "weak": 2, "dev": 3, "eval": 4, "teacher": 5, "teacher_dev": 6}
+)
+"""Split -> number of its seed stream. Clip i of a split is made from (seed, stream, i): no two splits share a clip."""
 
 _EVENTS_AT_MOST = 5
 _SHORT_SHARE = 0.05
@@ -30,8 +33,8 @@ _SHORTEST_MS = 4_000
 _SNR_DB = (6.0, 26.0)
 _BACKGROUND_DBFS = (-56.0, -32.0)
 _PEAK = 0.98
-# (container, PCM or codec, sample rate, channels, share of the clips). Ogg is not among them: its streams carry a random
-# serial number, so equal seeds would not give equal bytes.
+# (container, PCM or codec, sample rate, channels, share of the clips). Ogg is not among them: its streams carry a
+# random serial number, so equal seeds would not give equal bytes.
 _FORMATS = (
     ("wav", "PCM_16", 16_000, 1, 0.40),
     ("flac", "PCM_16", 16_000, 1, 0.40),
@@ -64,10 +67,11 @@ def soundscape_seed(seed: int, split: str, clip: int) -> tuple[int, int, int]:
 def generate_soundscape(
     seed: Sequence[int], *, sample_rate: int = 16_000, duration_ms: int | None = None, background: bool = True
 ) -> Soundscape:
-    """One to five events of random class, onset, length and level over coloured noise; the same for the same seed and rate.
+    """One to five events of random class, onset, length and level over coloured noise, determined by seed and rate.
 
-    Lasts `duration_ms`; if None, 10 s, or for one clip in twenty 4 to 9.9 s. An event's label starts at its first sample and
-    ends with the millisecond in which its last sample lies. Another sample rate gives the same events with other noise.
+    Lasts `duration_ms`; if None, 10 s, or for one clip in twenty 4 to 9.9 s. An event's label starts at its first
+    sample and ends with the millisecond in which its last sample lies. Another sample rate gives the same events with
+    other noise (where a dying tail ends may differ).
     """
     plan = np.random.default_rng([*seed, 0])
     drawn_ms = int(plan.integers(_SHORTEST_MS, CLIP_MS - 100)) if plan.random() < _SHORT_SHARE else CLIP_MS
@@ -96,10 +100,11 @@ def generate_soundscape(
 
 
 def write_split(folder: Path, *, split: str, clips: int, seed: int, strong: bool) -> tuple[str, ...]:
-    """Write a split as AudioSet comes and return its segment ids: `audio/Y<id>.<ext>`, `weak.csv`, and `strong.tsv` if `strong`.
+    """Write a split as AudioSet comes and return its segment ids.
 
-    Recordings come in several formats, a seeded choice. Every file appears complete or not at all and existing recordings are
-    kept, so a call that was cut short is finished by the same call; equal arguments give equal bytes.
+    In `folder`: `audio/Y<id>.<ext>`, `weak.csv` in the official format, and `strong.tsv` likewise if `strong`.
+    Recordings come in several formats, a seeded choice. Every file appears complete or not at all and existing
+    recordings are kept, so a call that was cut short is finished by the same call; equal arguments give equal bytes.
     """
     weak_rows: list[str] = []
     strong_rows = ["segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"]
@@ -109,7 +114,8 @@ def write_split(folder: Path, *, split: str, clips: int, seed: int, strong: bool
         clip_seed = soundscape_seed(seed, split, number)
         draws = np.random.default_rng([*clip_seed, 1 << 20])
         start_ms = 1000 * int(draws.integers(0, 30))
-        extension, subtype, sample_rate, channels, _ = _FORMATS[draws.choice(len(_FORMATS), p=[row[4] for row in _FORMATS])]
+        form = _FORMATS[draws.choice(len(_FORMATS), p=[share for *_, share in _FORMATS])]
+        extension, subtype, sample_rate, channels, _ = form
         balance = draws.uniform(-0.3, 0.3)
         soundscape = generate_soundscape(clip_seed, sample_rate=sample_rate)
         ytid = _ytid(clip_seed)
@@ -141,7 +147,7 @@ def _touch(event: Event, onset_ms: int, offset_ms: int) -> bool:
 
 
 def _background(rng: np.random.Generator, samples: int, sample_rate: int) -> npt.NDArray[np.float64]:
-    """Noise between pink and brown, so that it is not itself one of the classes, slowly rising and falling by some dB."""
+    """Noise between pink and brown, so that it is not itself one of the classes, rising and falling by some dB."""
     noise = coloured_noise(rng, samples, sample_rate, rng.uniform(1.2, 2.2))
     return noise * 10 ** (wander(rng, samples, 6, -4.0, 4.0) / 20)
 

@@ -1,7 +1,7 @@
 """Single sounds of AudioSet classes that are electronic or noise by nature: what each class is, and one event of it.
 
-Every class is one that AudioSet Strong trains on, and one that a listener can tell from the other 23. Where AudioSet nests
-classes (a chirp tone is a kind of sine wave) an event carries the inner class alone.
+Every class is one that AudioSet Strong trains on, and one that a listener can tell from the other 23. Where AudioSet
+nests classes (a chirp tone is a kind of sine wave) an event carries the inner class alone.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,10 @@ _BLOCK_S = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class SoundClass:
-    """A class the generator can synthesise. Events of it last from `shortest_ms` to `longest_ms`, or end sooner at a pause."""
+    """A class that can be synthesised. Events last from `shortest_ms` to `longest_ms`, or end sooner at a pause.
+
+    `synthesise(rng, samples, sample_rate)` returns mono [samples] of any level, sounding from sample 0.
+    """
 
     mid: str
     name: str
@@ -61,11 +64,13 @@ SOUND_CLASSES: tuple[SoundClass, ...] = (
 )
 
 
-def render_event(sound: SoundClass, rng: np.random.Generator, *, samples: int, sample_rate: int) -> npt.NDArray[np.float64]:
+def render_event(
+    sound: SoundClass, rng: np.random.Generator, *, samples: int, sample_rate: int
+) -> npt.NDArray[np.float64]:
     """One event of `sound`: at most `samples` long, audible from its first to its last 5 ms, unit RMS where it sounds.
 
-    What follows the last audible moment (a pause of the pattern, a tail below -40 dB) is cut off, so the length returned is
-    the length of the event. Pauses inside a pattern stay.
+    What follows the last audible moment (a pause of the pattern, a tail below -40 dB) is cut off: the length returned
+    is the length of the event. Pauses inside a pattern stay.
     """
     waveform = sound.synthesise(rng, samples, sample_rate)
     magnitude = np.abs(waveform)

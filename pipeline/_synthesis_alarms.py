@@ -1,4 +1,4 @@
-"""Sirens, alarms, horns, bells and clocks. Each function: (rng, samples, sample_rate) -> mono, sounding from sample 0."""
+"""Sirens, alarms, horns, bells and clocks: (rng, samples, sample_rate) -> mono [samples], sounding from sample 0."""
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pipeline._synthesis_parts import (
     log_uniform,
     rolled_off,
     seconds,
+    sine,
     tones,
 )
 
@@ -47,7 +48,7 @@ def ambulance_siren(rng: np.random.Generator, samples: int, sample_rate: int) ->
 
 
 def smoke_alarm(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
-    """A piezo near 3.1 kHz in the temporal-three pattern: three half-second tones, then a pause of a second and a half."""
+    """A piezo near 3.1 kHz in the temporal-three pattern: three half-second tones, then 1.5 s of silence."""
     on_s = rng.uniform(0.42, 0.55)
     piezo = harmonic(rng.uniform(2900, 3400), [1.0, rng.uniform(0.0, 0.3)], samples, sample_rate)
     return gated(piezo, sample_rate, (on_s, on_s, on_s, on_s, on_s, 3 * on_s))
@@ -83,11 +84,12 @@ def tick_tock(rng: np.random.Generator, samples: int, sample_rate: int) -> Wavef
 
 def sonar(rng: np.random.Generator, samples: int, sample_rate: int) -> Waveform:
     """One ping: a tone pip and its reverberation, which dies away over the event."""
-    pip = faded(tones((rng.uniform(800, 1800),), round(rng.uniform(0.08, 0.16) * sample_rate), sample_rate), sample_rate, 0.01)
+    pip = sine(rng.uniform(800, 1800), round(rng.uniform(0.08, 0.16) * sample_rate), sample_rate)
+    pip = faded(pip, sample_rate, 0.01)
     tail = coloured_noise(rng, samples, sample_rate, 0.0) * decay(samples, sample_rate, samples / sample_rate / 5)
     size = 1 << (samples + len(pip) - 1).bit_length()
-    reverberation = np.fft.irfft(np.fft.rfft(pip, size) * np.fft.rfft(tail, size), size)[:samples]
-    ping = rng.uniform(0.3, 0.7) * reverberation / np.abs(reverberation).max()
+    reverberation = np.asarray(np.fft.irfft(np.fft.rfft(pip, size) * np.fft.rfft(tail, size), size)[:samples])
+    ping: Waveform = rng.uniform(0.3, 0.7) * reverberation / np.abs(reverberation).max()
     add_at(ping, 0, pip)
     return ping
 

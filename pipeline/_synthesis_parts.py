@@ -1,4 +1,4 @@
-"""Building blocks of the synthesisers: oscillators, envelopes, on/off patterns, coloured noise. Mono float64, any sample rate."""
+"""Parts of the synthesisers: oscillators, envelopes, on/off patterns, coloured noise. Mono float64, any rate."""
 
 from collections.abc import Iterator, Sequence
 
@@ -43,10 +43,10 @@ def line_tones(rng: np.random.Generator, frequencies_hz: Sequence[float], sample
 
 
 def harmonic(frequency_hz: float | Waveform, partials: Sequence[float], samples: int, sample_rate: int) -> Waveform:
-    """A periodic sound whose k-th harmonic has amplitude partials[k - 1]; `frequency_hz` may move from sample to sample.
+    """A periodic sound whose k-th harmonic has amplitude partials[k - 1]; `frequency_hz` may move sample by sample.
 
-    Harmonics above 0.45 of the sample rate at the highest frequency reached are left out, so nothing aliases. One period is
-    computed once and read at the running phase: a rich sound costs as much as a sine.
+    Harmonics above 0.45 of the sample rate at the highest frequency reached are left out, so nothing aliases. One
+    period is computed and read at the running phase: a rich sound costs as much as a sine.
     """
     frequencies = np.broadcast_to(np.asarray(frequency_hz, dtype=np.float64), (samples,))
     highest = float(frequencies.max())
@@ -76,7 +76,10 @@ def faded(waveform: Waveform, sample_rate: int, edge_s: float = _EDGE_S) -> Wave
 
 
 def bursts(samples: int, sample_rate: int, pattern_s: Sequence[float]) -> Iterator[slice]:
-    """The sounding stretches of a repeated on, off, on, off, ... pattern. The first starts at 0; one cut to under half is left out."""
+    """The sounding stretches of a repeated on, off, on, off, ... pattern, from sample 0 on.
+
+    A last one cut to under half its length is left out, unless it is the only one.
+    """
     start, step = 0.0, 0
     while True:
         on_s, off_s = pattern_s[step % len(pattern_s)], pattern_s[(step + 1) % len(pattern_s)]
@@ -109,14 +112,12 @@ def add_at(waveform: Waveform, start: int, sound: Waveform) -> None:
 
 
 def coloured_noise(
-    rng: np.random.Generator, samples: int, sample_rate: int, exponent: float, *, low_hz: float = 40.0, high_hz: float | None = None
+    rng: np.random.Generator, samples: int, sample_rate: int, exponent: float, *, low_hz: float = 40.0
 ) -> Waveform:
-    """Gaussian noise of power ~ f ** -exponent (0 white, 1 pink, 2 brown) from `low_hz` to `high_hz`; unit RMS."""
+    """Gaussian noise of power ~ f ** -exponent (0 white, 1 pink, 2 brown) from `low_hz` up; unit RMS."""
     frequencies_hz = np.fft.rfftfreq(samples, 1 / sample_rate)
     shape = np.maximum(frequencies_hz, low_hz) ** (-exponent / 2)
     shape[frequencies_hz < low_hz / 2] = 0
-    if high_hz is not None:
-        shape[frequencies_hz > high_hz] = 0
     parts = rng.standard_normal((2, len(frequencies_hz)))
     noise = np.fft.irfft((parts[0] + 1j * parts[1]) * shape, samples)
     return np.asarray(noise / np.sqrt(np.mean(noise**2)))

@@ -1,4 +1,4 @@
-"""Telephone signals, plain tones, noise and hum. Each function: (rng, samples, sample_rate) -> mono, sounding from sample 0."""
+"""Telephone signals, tones, noise and hum: (rng, samples, sample_rate) -> mono [samples], sounding from sample 0."""
 
 import numpy as np
 
@@ -66,12 +66,11 @@ def chirp_tone(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave
     """One sine sweeping 1.5 to 4 octaves up or down, evenly in hertz or in octaves."""
     octaves = rng.uniform(1.5, 4.0)
     low_hz = log_uniform(rng, 200, 6500 / 2**octaves)
-    ends_hz = np.array([low_hz, low_hz * 2**octaves])
+    first_hz, last_hz = rng.permutation([low_hz, low_hz * 2**octaves])
     if rng.random() < 0.5:
-        ends_hz = ends_hz[::-1]
-    position = np.linspace(0, 1, samples)
-    in_octaves = rng.random() < 0.5
-    sweep_hz = ends_hz[0] * (ends_hz[1] / ends_hz[0]) ** position if in_octaves else ends_hz[0] + (ends_hz[1] - ends_hz[0]) * position
+        sweep_hz = np.geomspace(first_hz, last_hz, samples)
+    else:
+        sweep_hz = np.linspace(first_hz, last_hz, samples)
     return harmonic(sweep_hz, [1.0], samples, sample_rate)
 
 

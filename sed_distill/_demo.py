@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,14 @@ from pipeline import (
     write_atomic,
     write_split,
 )
-from sed_distill._comparison import Arm, evaluate_arms, train_arm
+from sed_distill._comparison import Arm, Training, evaluate_arms, train_arm
 from sed_distill._report import write_report
 from shards import Dataset, verify
+from students import TrainStep
 from teachers import TeacherChoice, label_stage
 
 LABELS = "demo"
 SPLIT_CLIPS = {"strong": 40, "weak": 200, "dev": 40, "eval": 60}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoRecipe:
-    """What decides the demo's result; a folder holds the demo of one recipe."""
-
-    seed: int = 0
-    width: float = 0.2
-    steps: int = 150
-    batch_size: int = 16
-    learning_rate: float = 3e-3
 
 
 HARD = Arm(name="hard", title="Student, hard strong labels", sources=(("strong", 1.0),), terms=(("hard_strong", 1.0),))
@@ -49,15 +39,17 @@ DISTILLED = Arm(
     sources=(("weak", 0.5), ("strong", 0.5)),
     terms=((LABELS, 0.9), ("hard_strong", 0.1)),
 )
+ARMS = (HARD, DISTILLED)
 
 
 def run_demo(out: Path, *, seed: int = 0) -> int:
     """Run or finish the demo in folder `out`; returns the exit code. Raises UsageError if `out` holds another demo."""
-    recipe = DemoRecipe(seed=seed)
-    _claim(out, recipe)
+    training = Training(seed=seed, width=0.2, steps=150, batch_size=16, learning_rate=3e-3)
+    _claim(out, training)
+    cores = len(os.sched_getaffinity(0))
     steps = _Steps(out / "steps")
     data = out / "dataset"
-    with ray_session(None, cpus=len(os.sched_getaffinity(0))):
+    with ray_session(None, cpus=cores):
         for split, clips in SPLIT_CLIPS.items():
             steps.run(f"generate {split}", lambda split=split, clips=clips: _generate(out, split, clips, seed))
         for split in SPLIT_CLIPS:
@@ -65,35 +57,43 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
         for split in SPLIT_CLIPS:
             steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
     checked = steps.run("verify", lambda: _verify(data))
-    vocabulary = demo_vocabulary(Dataset.open(data))
-    for arm in (HARD, DISTILLED):
+    dataset = Dataset.open(data)
+    vocabulary = demo_vocabulary(dataset)
+    students = out / "students"
+    for arm in ARMS:
         steps.run(
             f"train {arm.name}",
             lambda arm=arm: train_arm(
-                arm, data, vocabulary, out / "students" / f"{arm.name}.pt", seed=seed, width=recipe.width,
-                steps=recipe.steps, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
-                on_step=_Line(f"train {arm.name}", recipe.steps),
+                arm,
+                dataset,
+                vocabulary,
+                training,
+                labels=LABELS,
+                path=students / f"{arm.name}.pt",
+                on_step=_Lines(training.steps),
             ),
-        )  # fmt: skip
+        )
+    probs_path = students / "eval_probs.npz"
     evaluated = steps.run(
-        "evaluate", lambda: evaluate_arms((HARD, DISTILLED), data, vocabulary, LABELS, out / "students")
+        "evaluate",
+        lambda: evaluate_arms(ARMS, dataset, vocabulary, labels=LABELS, folder=students, probs_path=probs_path),
     )
     demo = {
+        "is": "a check that every part is connected, not a scientific result",
         "seed": seed,
         "clips_generated": sum(SPLIT_CLIPS.values()),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}",
-        "seconds": steps.seconds,
+        "machine": f"{cores} cores, {platform.system()} {platform.machine()}",
+        "seconds": round(sum(row["seconds"] for row in steps.rows.values()), 1),
         "teacher": evaluated["teacher"],
         "verify": checked["summary"],
-        "training": asdict(recipe),
+        "training": asdict(training),
         "psds1": evaluated["psds1"],
         "stages": [{"name": name, **row} for name, row in steps.rows.items()],
-        "sizes": _sizes(Dataset.open(data), out),
-        "is": "a check that every part is connected, not a scientific result",
+        "sizes": _sizes(dataset, out),
     }
     write_atomic(out / "demo.json", json.dumps(demo, indent=1, ensure_ascii=False) + "\n")
-    write_report(out, demo, data, vocabulary, LABELS)
-    for model in evaluated["psds1"]["models"]:
+    write_report(out / "report.html", demo, dataset, vocabulary, probs_path)
+    for model in demo["psds1"]["models"]:
         print(f"PSDS1 {model['psds1']:.3f}  {model['title']}")
     print(f"report: {out / 'report.html'}")
     return 0
@@ -110,10 +110,6 @@ class _Steps:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.rows: dict[str, dict[str, Any]] = {}
-
-    @property
-    def seconds(self) -> float:
-        return sum(row["seconds"] for row in self.rows.values())
 
     def run(self, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The step's result, a JSON object with clips_in, clips_out and rejected."""
@@ -132,18 +128,19 @@ class _Steps:
         return result
 
 
-class _Line:
-    """Says every tenth of a training how far it is."""
+class _Lines:
+    """Says every fifth of a training how far it is."""
 
-    def __init__(self, name: str, steps: int) -> None:
-        self._name, self._steps = name, steps
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
 
-    def __call__(self, step: int, loss: float) -> None:
-        if step % max(1, self._steps // 5) == 0 or step == self._steps:
-            print(f"  {self._name}: step {step}/{self._steps}, loss {loss:.4f}", flush=True)
+    def __call__(self, step: TrainStep) -> None:
+        done = step.step + 1
+        if done % max(1, self._steps // 5) == 0:
+            print(f"  step {done}/{self._steps}, loss {step.loss:.4f}", flush=True)
 
 
-def _claim(out: Path, recipe: DemoRecipe) -> None:
+def _claim(out: Path, recipe: Training) -> None:
     path = out / "recipe.json"
     wanted = canonical_json(asdict(recipe)) + "\n"
     if path.exists() and path.read_text() != wanted:

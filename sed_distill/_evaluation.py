@@ -1,107 +1,102 @@
 """PSDS1 of whatever gives frame probabilities, a label set or a student, on one split: the wiring around `psds1`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from pipeline import FRAMES, UsageError, Vocabulary, projection, read_hard
-from shards import AudioReader, Dataset, LabelReader
-from students import Event, Psds, events_to_frames, median_filter, psds1
+from pipeline import FRAMES, AudioSpec, Event, UsageError, Vocabulary, read_hard
+from shards import Batch, Dataset, evaluation_batches
+from students import Psds, median_filter, psds1, psds1_ceiling
 
 # Odd, since an even filter has no middle frame; 9 is the published choice.
 MEDIAN_FILTERS = (1, 3, 5, 9, 13)
+Model = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSplit:
-    """The clips of a split in shard order with their truth. valid_frames: int64 [clips]."""
+class Evaluation:
+    """The clips of a split in key order, their truth, and what each model says: float32 [clips, classes, 250].
 
-    dataset: Dataset
-    split: str
-    audio: str
+    Frames without audio are at -inf: nothing is detected there.
+    """
+
     vocabulary: Vocabulary
     keys: tuple[str, ...]
     events: tuple[tuple[Event, ...], ...]
     durations_s: tuple[float, ...]
-    valid_frames: npt.NDArray[np.int64]
+    probs: Mapping[str, npt.NDArray[np.float32]]
 
-    def evaluate(self, probs: npt.NDArray[np.float32], median_frames: int) -> Psds:
-        """PSDS1 of probabilities [clips, classes, 250] after a median filter of `median_frames`."""
-        filtered = median_filter(probs, median_frames)
-        silent = np.arange(FRAMES) >= self.valid_frames[:, None, None]
-        return psds1(np.where(silent, -np.inf, filtered), self.events, self.durations_s)
+    def psds1(self, model: str, *, median_frames: int) -> Psds:
+        """After a median filter of `median_frames` over the frames with audio."""
+        filtered = median_filter(self.probs[model], median_frames)
+        return psds1(
+            np.where(np.isneginf(self.probs[model]), -np.inf, filtered), self.events, self.durations_s, self.vocabulary
+        )
 
     def ceiling(self) -> Psds:
         """What perfect labels on the 40 ms grid reach."""
-        return psds1(events_to_frames(self.events, classes=len(self.vocabulary)), self.events, self.durations_s)
+        return psds1_ceiling(self.events, self.durations_s, self.vocabulary)
+
+    def best_median_filter(self, model: str) -> int:
+        """The filter with the highest PSDS1, the shortest of equals. To be called on dev, never on eval."""
+        return max(MEDIAN_FILTERS, key=lambda frames: (self.psds1(model, median_frames=frames).mean, -frames))
 
 
-def open_evaluation_split(dataset: Dataset, split: str, audio: str, vocabulary: Vocabulary) -> EvaluationSplit:
-    """Raises UsageError where a clip of the split has no strong labels: absent is not silent."""
-    hard = {row["key"]: row for row in read_hard(dataset.hard_path(split)).to_pylist()}
-    column = vocabulary.index()
-    keys, events, durations_s, valid = [], [], [], []
-    for shard in dataset.audio_shards(split, audio):
-        for key, samples in zip(shard.clips.key, shard.clips.samples, strict=True):
-            if not hard[key]["strong_annotated"]:
-                raise UsageError(
-                    f"{dataset.hard_path(split)}: clip {key} has no strong labels; evaluate where all have them"
-                )
-            keys.append(key)
-            events.append(
-                tuple(
-                    (e["onset_ms"], e["offset_ms"], column[e["mid"]]) for e in hard[key]["events"] if e["mid"] in column
-                )
-            )
-            durations_s.append(samples / shard.spec.sample_rate)
-            valid.append(min(FRAMES, -(-samples // shard.spec.hop_samples)))
-    return EvaluationSplit(
-        dataset=dataset, split=split, audio=audio, vocabulary=vocabulary, keys=tuple(keys), events=tuple(events),
-        durations_s=tuple(durations_s), valid_frames=np.array(valid, dtype=np.int64),
-    )  # fmt: skip
-
-
-def label_set_probs(evaluation: EvaluationSplit, labels: str) -> npt.NDArray[np.float32]:
-    """Probabilities [clips, classes, 250] as stored in a label set. Raises UsageError where a clip has no label."""
-    dataset = evaluation.dataset
-    probs = np.full((len(evaluation.keys), len(evaluation.vocabulary), FRAMES), np.nan, dtype=np.float32)
-    row_of = {key: row for row, key in enumerate(evaluation.keys)}
-    for shard in dataset.label_shards(evaluation.split, labels):
-        columns = projection(shard.target.vocabulary, evaluation.vocabulary, strict=True)
-        with LabelReader(shard) as reader:
-            for row, key in enumerate(shard.clips.key):
-                if key in row_of and shard.clips.length[row]:
-                    probs[row_of[key]] = 1 / (1 + np.exp(-reader.read(row)[columns]))
-    missing = np.isnan(probs).any(axis=(1, 2))
-    if missing.any():
-        raise UsageError(
-            f"label set {labels} of split {evaluation.split} lacks {int(missing.sum())} of {len(missing)} clips, "
-            f"for example {evaluation.keys[int(missing.argmax())]}: run label again"
-        )
-    return probs
-
-
-def model_probs(
-    evaluation: EvaluationSplit,
-    predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+def evaluate(
+    dataset: Dataset,
+    split: str,
+    vocabulary: Vocabulary,
+    models: Mapping[str, Model],
+    *,
+    labels: tuple[str, ...] = (),
     batch_size: int = 20,
-) -> npt.NDArray[np.float32]:
-    """Probabilities of a model. `predict` maps waveforms [B, N] to probabilities [B, classes, 250]."""
-    parts = []
-    for shard in evaluation.dataset.audio_shards(evaluation.split, evaluation.audio):
-        with AudioReader(shard) as reader:
-            for start in range(0, len(shard.clips), batch_size):
-                rows = range(start, min(start + batch_size, len(shard.clips)))
-                waveforms = np.zeros((len(rows), shard.spec.max_samples), dtype=np.float32)
-                for place, row in enumerate(rows):
-                    pcm = reader.read(row)
-                    waveforms[place, : len(pcm)] = pcm.astype(np.float32) / 32768
-                parts.append(predict(waveforms))
-    return np.concatenate(parts)
+) -> Evaluation:
+    """Run every model on every clip of `split`. A model maps a batch to probabilities [B, classes, 250].
+
+    Raises UsageError where a clip has no strong labels: absent is not silent.
+    """
+    spec = AudioSpec()
+    hard = {row["key"]: row for row in read_hard(dataset.hard_path(split)).to_pylist()}
+    seconds = {
+        key: samples / spec.sample_rate
+        for shard in dataset.audio_shards(split, spec.name)
+        for key, samples in zip(shard.clips.key, shard.clips.samples, strict=True)
+    }
+    keys: list[str] = []
+    probs: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
+    for batch in evaluation_batches(dataset, split, batch_size, vocabulary=vocabulary, labels=labels, workers=1):
+        keys += batch.key
+        silent = np.arange(FRAMES) >= batch.valid_frames.numpy()[:, None, None]
+        for name, model in models.items():
+            probs[name].append(np.where(silent, np.float32(-np.inf), model(batch).numpy()))
+    unknown = [key for key in keys if not hard[key]["strong_annotated"]]
+    if unknown:
+        raise UsageError(
+            f"{dataset.hard_path(split)}: {len(unknown)} clips have no strong labels, {unknown[0]} first; "
+            "evaluate on a split where all have them"
+        )
+    return Evaluation(
+        vocabulary=vocabulary,
+        keys=tuple(keys),
+        events=tuple(
+            tuple(Event(event["onset_ms"], event["offset_ms"], event["mid"]) for event in hard[key]["events"])
+            for key in keys
+        ),
+        durations_s=tuple(seconds[key] for key in keys),
+        probs={name: np.concatenate(parts) for name, parts in probs.items()},
+    )
 
 
-def best_median_filter(dev: EvaluationSplit, probs: npt.NDArray[np.float32]) -> int:
-    """The filter with the highest PSDS1 on dev; the shortest of equals."""
-    return max(MEDIAN_FILTERS, key=lambda frames: (dev.evaluate(probs, frames).mean, -frames))
+def label_set_model(labels: str) -> Model:
+    """A label set as a model. Raises UsageError at the first clip that it has no label for."""
+
+    def probabilities(batch: Batch) -> Tensor:
+        absent = (batch.weight[labels] == 0).flatten(1).all(dim=1).nonzero()[:, 0].tolist()
+        if absent:
+            raise UsageError(f"label set {labels} has no label for clip {batch.key[absent[0]]}: run label again")
+        return batch.targets[labels]
+
+    return probabilities

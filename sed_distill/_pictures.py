@@ -15,7 +15,7 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def spectrogram_png(mel: npt.NDArray[np.float32]) -> str:
-    """Log-mel [bands, frames], low bands first -> PNG, low bands at the bottom, from the clip's 2nd to 99.7th percentile."""
+    """Log-mel [bands, frames], low bands first -> PNG, low bands lowest, from the clip's 2nd to 99.7th percentile."""
     low, high = np.percentile(mel, (2.0, 99.7))
     level = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
     stops, colours = [stop for stop, _ in _HEAT], np.array([colour for _, colour in _HEAT], dtype=np.float64)

@@ -21,8 +21,8 @@ TEACHER_COLOUR = (123, 97, 209)
 STUDENT_COLOURS = ((214, 137, 32), (28, 109, 208))
 
 
-def write_report(out: Path, demo: dict[str, Any], data: Path, vocabulary: Vocabulary, labels: str) -> None:
-    """Write `out/report.html` from demo.json's content and the probabilities kept by the evaluation."""
+def write_report(path: Path, demo: dict[str, Any], dataset: Dataset, vocabulary: Vocabulary, probs_path: Path) -> None:
+    """Write the page from demo.json's content and the probabilities kept by the evaluation."""
     models = [
         {**model, "colour": colour}
         for model, colour in zip(demo["psds1"]["models"], (TEACHER_COLOUR, *STUDENT_COLOURS), strict=True)
@@ -31,14 +31,16 @@ def write_report(out: Path, demo: dict[str, Any], data: Path, vocabulary: Vocabu
     legend = [{"title": "Truth", "colour": TRUTH_COLOUR}, *models]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     source = files("sed_distill").joinpath("templates/demo.html.j2").read_text(encoding="utf-8")
-    clips = _clips(out, Dataset.open(data), vocabulary, models)
-    write_atomic(out / "report.html", environment.from_string(source).render(demo=page, legend=legend, clips=clips))
+    clips = _clips(dataset, vocabulary, models, probs_path)
+    write_atomic(path, environment.from_string(source).render(demo=page, legend=legend, clips=clips))
 
 
-def _clips(out: Path, dataset: Dataset, vocabulary: Vocabulary, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _clips(
+    dataset: Dataset, vocabulary: Vocabulary, models: list[dict[str, Any]], probs_path: Path
+) -> list[dict[str, Any]]:
     """The eval clips with most overlap of different classes, as pictures."""
     hard = {row["key"]: row for row in read_hard(dataset.hard_path("eval")).to_pylist()}
-    keys, probs = load_probs(out / "students")
+    keys, probs = load_probs(probs_path)
     truth = np.stack([frame_labels(_events(hard[key]), vocabulary) for key in keys]).astype(np.float32)
     overlap = np.maximum(truth.sum(axis=1) - 1, 0).sum(axis=1)
     chosen = np.argsort(-overlap, kind="stable")[:CLIPS_SHOWN]
@@ -46,7 +48,7 @@ def _clips(out: Path, dataset: Dataset, vocabulary: Vocabulary, models: list[dic
     shown = []
     for clip in chosen:
         rows = [("truth", truth[clip], TRUTH_COLOUR)]
-        rows += [(model["short"], probs[model["name"]][clip], model["colour"]) for model in models]
+        rows += [(model["name"], probs[model["name"]][clip], model["colour"]) for model in models]
         heard = np.max([values.max(axis=1) >= SHOWN_FROM for _, values, _ in rows], axis=0)
         present = truth[clip].any(axis=1)
         classes = sorted(

@@ -30,3 +30,5 @@ from ._describe import describe as describe
 from ._verify import verify as verify
 from ._verify_tar import Problem as Problem
 from ._verify_tar import ProblemKind as ProblemKind
+from ._loss import weighted_bce_sums as weighted_bce_sums
+from ._loss import weighted_bce as weighted_bce

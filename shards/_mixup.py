@@ -32,9 +32,9 @@ def mixup(
 
     b ~ Beta(alpha, alpha); lambda = max(b, 1 - b) if `symmetric`, so that a clip stays the louder one, else b.
     Partners are drawn within a clip's own source or across the batch; a clip without a possible partner stays as it is.
-    As published, both waveforms lose their mean over all N samples before they are mixed, and the mixture after.
-    `valid_frames` is that of the longer clip; `source` and `key` stay the clip's own. The plan takes one number from
-    `generator`, whatever its device.
+    As published, both waveforms lose their mean over all N samples before they are mixed, so the mixture has none
+    either. `valid_frames` is that of the longer clip; `source` and `key` stay the clip's own. The plan takes one number
+    from `generator`, whatever its device.
     """
     if not 0 <= probability <= 1 or not alpha > 0 or partners not in get_args(Partners):
         raise UsageError(
@@ -58,8 +58,8 @@ def _mix(batch: Batch, first: Tensor, second: Tensor, share: Tensor) -> Batch:
     for name in batch.targets:
         targets[name], weight[name] = _mix_target(batch.targets[name], batch.weight[name], first, second, share)
     waveform = batch.waveform.clone()
-    mixed = _times(share, _centred(batch.waveform[first])) + _times(1 - share, _centred(batch.waveform[second]))
-    waveform[first] = _centred(mixed)
+    waveform[first] = _times(share, _centred(batch.waveform[first]))
+    waveform[first] += _times(1 - share, _centred(batch.waveform[second]))
     frames = batch.valid_frames.clone()
     frames[first] = torch.maximum(batch.valid_frames[first], batch.valid_frames[second])
     return Batch(
@@ -73,12 +73,14 @@ def _mix(batch: Batch, first: Tensor, second: Tensor, share: Tensor) -> Batch:
 
 
 def _mix_target(p: Tensor, w: Tensor, first: Tensor, second: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    w1, w2 = _times(share, w[first]), _times(1 - share, w[second])
-    total = w1 + w2
+    weight = w.clone()
+    weight[first] = _times(share, w[first]) + _times(1 - share, w[second])
+    # A weight may have the leading axes of its target only.
+    wide, total = (values.reshape(*values.shape, *(1,) * (p.dim() - w.dim())) for values in (w, weight[first]))
+    summed = _times(share, wide[first] * p[first]) + _times(1 - share, wide[second] * p[second])
+    target = p.clone()
     # Where neither clip has a label 0 / 0 would spread NaN; the target there is 0, and so is its weight.
-    mixed = torch.where(total > 0, (w1 * p[first] + w2 * p[second]) / total, torch.zeros_like(total))
-    target, weight = p.clone(), w.clone()
-    target[first], weight[first] = mixed, total
+    target[first] = torch.where(total > 0, summed / total, torch.zeros_like(summed))
     return target, weight
 
 

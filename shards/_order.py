@@ -22,8 +22,9 @@ import numpy.typing as npt
 from pipeline import UsageError
 
 
-# A source is read within one pass, or across the border of two; a few sources are read in turn.
-@lru_cache(maxsize=16)
+# Every batch reads each source within one pass or across the border of two: enough for 30 sources, and not much memory,
+# because passes over a big source are long.
+@lru_cache(maxsize=64)
 def permutation(clips: int, seed: int, source: str, pass_number: int) -> npt.NDArray[np.int64]:
     """The order of clips 0..clips-1 in one pass over a source: int64 [clips], read-only."""
     digest = hashlib.sha256(f"{seed}\n{source}\n{pass_number}".encode()).digest()

@@ -136,7 +136,8 @@ def _read_manifest(path: Path) -> dict[int, set[str]]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read(columns=["key", "shard"])
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: is damaged or not parquet ({str(error).splitlines()[0]}); restore it") from error
     types = {entry.name: entry.type for entry in table.schema}
     if types != {"key": pa.string(), "shard": pa.int32()} or any(column.null_count for column in table.columns):

@@ -5,3 +5,11 @@ from ._psds import psds1_ceiling as psds1_ceiling
 from ._student import StudentLogits as StudentLogits
 from ._student import StudentModel as StudentModel
 from ._student import frame_mobilenet as frame_mobilenet
+from ._train import TrainConfig as TrainConfig
+from ._train import TrainedStudent as TrainedStudent
+from ._train import TrainingError as TrainingError
+from ._train import TrainStep as TrainStep
+from ._train import predict as predict
+from ._train import train_student as train_student
+from ._checkpoint import load_student as load_student
+from ._checkpoint import save_student as save_student

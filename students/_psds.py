@@ -175,8 +175,8 @@ def _detections(level: _Floats) -> tuple[_Ints, _Ints, _Ints, _Floats, _Floats]:
 def _nearest(padded: _Floats, heard: _Ints, step: int) -> _Ints:
     """For each of `heard`, the nearest frame before it (step -1) not higher, or after it (step 1) lower, than it.
 
-    Pointers jump over pointers: all frames between a frame and its pointer are known to be no obstacle, so the pointer's
-    own pointer is the next candidate. All frames at once, in a handful of rounds.
+    Pointers jump over pointers: no frame between a frame and its pointer is an obstacle, so the pointer's own pointer
+    is the next candidate. All frames at once, in a handful of rounds.
     """
     pointer = np.arange(len(padded)) + step
     moving = heard
@@ -208,8 +208,7 @@ def _truth_changes(
     high: _Floats,
     low: _Floats,
 ) -> tuple[_Floats, _Ints]:
-    """Events and right detections, both sorted by row -> (thresholds, +1 where an event is found as soon as the threshold
-    lies below it, -1 where it is lost).
+    """Events and right detections, both sorted by row -> (thresholds, +1 or -1: below it an event is found or lost).
 
     An event is lost when its detection melts into one that lies too much beside the ground truth.
     """

@@ -22,7 +22,7 @@ class StudentLogits(NamedTuple):
 class StudentModel(nn.Module):
     """Float32 waveforms [B, N] at 16 kHz in [-1, 1] -> StudentLogits; [B, 160000] gives 250 frames.
 
-    Keys of the state dict are those of the released EfficientSED checkpoints: `model.fmn.*`, `strong_head.*`, `weak_head.*`.
+    State dict keys are those of the released EfficientSED checkpoints: `model.fmn.*`, `strong_head.*`, `weak_head.*`.
     """
 
     def __init__(self, *, width: float, vocabulary_size: int) -> None:
@@ -48,7 +48,7 @@ class StudentModel(nn.Module):
 
 
 def frame_mobilenet(width: float, vocabulary_size: int, *, seed: int = 0) -> StudentModel:
-    """A frame-wise MobileNetV3-Large student with seeded random weights. `width` 0.4 is the published fmn04, 1.0 fmn10."""
+    """A frame-wise MobileNetV3-Large student with seeded weights; width 0.4 is the published fmn04, 1.0 fmn10."""
     model = StudentModel(width=width, vocabulary_size=vocabulary_size)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

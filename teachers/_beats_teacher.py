@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import FRAMES, AudioSpec, TeacherError, Vocabulary
+from pipeline import FRAMES, AudioSpec, TeacherError, Vocabulary, audioset_strong_447, class_name
 from teachers._beats import FBANK, Beats, BeatsConfig, beats_features
 from teachers._checkpoints import Checkpoint, fill, looks_like, read_checkpoint
 from teachers._teacher import Teacher
@@ -17,6 +17,7 @@ from teachers._teacher import Teacher
 _STAGE_VERSION = 1
 _STRONG_PREFIXES = ("model.model.", "model.beats.")
 _WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+_TABLE = "self_attn.relative_attention_bias.weight"
 # What this code always builds. A cfg that says otherwise is another model; a silent one is settled by its tensors.
 _FIXED = {"layer_norm_first": False, "activation_fn": "gelu", "relative_position_embedding": True, "gru_rel_pos": True}
 
@@ -86,8 +87,6 @@ def load_beats(path: Path, device: torch.device) -> BeatsTeacher:
 
 
 def _strong(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
-    from pipeline import audioset_strong_447
-
     path, content = checkpoint.path, checkpoint.content
     _require_family(content, path)
     if "strong_head.weight" not in content:
@@ -97,7 +96,9 @@ def _strong(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
     vocabulary = audioset_strong_447()
     tensors = _own_names(content, BeatsConfig(), path, prefix="model.")
     weak_head = "weak_head.weight" in tensors
-    return fill(lambda: StrongBeats(BeatsConfig(), len(vocabulary), weak_head=weak_head), tensors, path), vocabulary
+    model = fill(lambda: StrongBeats(BeatsConfig(), len(vocabulary), weak_head=weak_head), tensors, path)
+    _check_shared_table(tensors, path)
+    return model, vocabulary
 
 
 def _unilm(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
@@ -108,13 +109,16 @@ def _unilm(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
             f"{path}: has {', '.join(map(str, content))}; a unilm file needs dicts cfg and model; download it again"
         )
     _require_family(tensors, path)
-    config = _config(content["cfg"], path)
     if "predictor.weight" not in tensors or "label_dict" not in content:
         raise TeacherError(
             f"{path}: no label_dict or predictor, so no classes (pre-trained only); give a fine-tuned checkpoint"
         )
+    config = _config(content["cfg"], path)
     vocabulary = _vocabulary(content["label_dict"], config.predictor_class, path)
-    return fill(lambda: Beats(config), _own_names(tensors, config, path), path), vocabulary
+    tensors = _own_names(tensors, config, path)
+    model = fill(lambda: Beats(config), tensors, path)
+    _check_shared_table(tensors, path)
+    return model, vocabulary
 
 
 def _require_family(keys: Mapping[str, Any], path: Path) -> None:
@@ -141,16 +145,21 @@ def _own_names(tensors: Mapping[str, Any], config: BeatsConfig, path: Path, *, p
                 f"{path}: holds {name} twice, under two spellings; give the checkpoint as it was released"
             )
         named[name] = tensor
-    tables = [
-        f"{prefix}encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(config.encoder_layers)
-    ]
-    first = named.get(tables[0])
-    for name in tables[1:]:
-        if isinstance(first, Tensor) and not torch.equal(first, named.setdefault(name, first)):
-            raise TeacherError(
-                f"{path}: {name} differs from layer 0's; BEATs shares one table, give the checkpoint as it was released"
-            )
+    first = f"{prefix}encoder.layers.0.{_TABLE}"
+    if first in named:
+        for layer in range(1, config.encoder_layers):
+            named.setdefault(f"{prefix}encoder.layers.{layer}.{_TABLE}", named[first])
     return named
+
+
+def _check_shared_table(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Of tables that differ the last would win unseen. `tensors` has the model's names and shapes by now."""
+    (_, first), *others = [(name, tensor) for name, tensor in tensors.items() if name.endswith(_TABLE)]
+    for name, tensor in others:
+        if not torch.equal(tensor.float(), first.float()):
+            raise TeacherError(
+                f"{path}: {name} differs from layer 0's; BEATs shares one table, give a checkpoint as released"
+            )
 
 
 def _config(cfg: Mapping[str, Any], path: Path) -> BeatsConfig:
@@ -179,8 +188,6 @@ def _config(cfg: Mapping[str, Any], path: Path) -> BeatsConfig:
 
 
 def _vocabulary(label_dict: object, classes: int, path: Path) -> Vocabulary:
-    from pipeline import class_name
-
     if not isinstance(label_dict, dict) or set(label_dict) != set(range(classes)):
         size = len(label_dict) if isinstance(label_dict, dict) else type(label_dict).__name__
         raise TeacherError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from jobs import Rejection, ShardResult, ShardTask, Stage
-from pipeline import IntegrityError, TeacherError, UsageError, canonical_json
+from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json
 from shards import (
     AudioReader,
     AudioSidecar,
@@ -38,7 +38,7 @@ RESERVED_TARGETS = ("hard_weak", "hard_strong")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """What a worker needs to label shards of one split. `provenance`: the canonical JSON that every shard must carry."""
+    """What a worker needs to label shards of one split. `provenance`: the canonical JSON every shard must carry."""
 
     dataset: Path
     split: str
@@ -150,7 +150,7 @@ def _batches(audio: AudioSidecar, reader: AudioReader, batch_size: int) -> Itera
         for row in chunk:
             try:
                 pcm = reader.read(row)
-            except IntegrityError as error:
+            except (IntegrityError, FormatError) as error:
                 errors[audio.clips.key[row]] = str(error)
                 continue
             np.multiply(pcm, np.float32(1 / 32768), out=waveforms[filled, : len(pcm)])

@@ -36,8 +36,10 @@ def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str
         place = torch.device(device)
     except RuntimeError as error:
         raise TeacherError(f"device {device!r} is not one of PyTorch's; give cpu, cuda or cuda:N") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise TeacherError(f"device {device} is not available to PyTorch here; give cpu")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise TeacherError(
+            f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give cpu or one of them"
+        )
     teacher = load(Path(checkpoint), place)
     if not isinstance(teacher, Teacher):
         raise TeacherError(f"{family} returned a {type(teacher).__name__}, needs a teachers.Teacher")

@@ -2,9 +2,10 @@
 
     python teachers/train_demo_teacher.py --out teachers/demo/demo_beats.pt
 
-Clips come from the seed streams `teacher` and `teacher_dev`, which no dataset of the demo uses, and every training clip is
-new. The loss is taken exactly where labels are: on the 250 frame logits. The first part of the run sees 5 s halves (attention
-costs a fraction there), the rest whole clips. The checkpoint with the best mean average precision on dev is kept.
+Clips come from the seed streams `teacher` and `teacher_dev`, which no dataset of the demo uses, and every training clip
+is new. The loss is taken exactly where labels are: on the frame logits. The first part of the run sees 5 s halves
+(attention costs a fraction there), the rest whole clips. The checkpoint with the best mean average precision on dev is
+kept.
 """
 
 import argparse
@@ -31,10 +32,10 @@ from pipeline import SOUND_CLASSES, Vocabulary, atomic_path, frame_labels, gener
 from teachers._beats import Beats, BeatsConfig, beats_features
 
 CONFIG = BeatsConfig(
-    embed_dim=192,
+    embed_dim=144,
     encoder_layers=4,
-    encoder_embed_dim=192,
-    encoder_ffn_embed_dim=768,
+    encoder_embed_dim=144,
+    encoder_ffn_embed_dim=576,
     encoder_attention_heads=3,
     conv_pos=32,
     predictor_class=len(SOUND_CLASSES),
@@ -69,7 +70,7 @@ class Clips(Dataset[tuple[Tensor, Tensor]]):
 
 
 def average_precision(probabilities: npt.NDArray[np.floating], active: npt.NDArray[np.bool_]) -> float:
-    """Area under the precision-recall steps of one class; equal probabilities count as one threshold. NaN without positives."""
+    """Area under one class's precision-recall steps; equal probabilities are one threshold. NaN without positives."""
     order = np.argsort(-probabilities, kind="stable")
     last_of_ties = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
     hits = np.cumsum(active[order])[last_of_ties]
@@ -154,8 +155,8 @@ def train(*, out: Path, clips: int, seed: int, batch_size: int, peak_learning_ra
             mean, per_class = mean_average_precision(model, dev)
             worst = VOCABULARY.names[int(np.nanargmin(per_class))]
             print(
-                f"{(step + 1) * batch_size:6d} clips  {time.monotonic() - started:5.0f} s  loss {loss_sum / since:.4f}  "
-                f"dev mAP {mean:.3f}  worst {np.nanmin(per_class):.3f} {worst}",
+                f"{(step + 1) * batch_size:6d} clips  {time.monotonic() - started:5.0f} s  "
+                f"loss {loss_sum / since:.4f}  dev mAP {mean:.3f}  worst {np.nanmin(per_class):.3f} {worst}",
                 flush=True,
             )
             loss_sum, since = 0.0, 0
@@ -170,9 +171,9 @@ def train(*, out: Path, clips: int, seed: int, batch_size: int, peak_learning_ra
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="checkpoint file to write")
-    parser.add_argument("--clips", type=int, default=30_000, help="training clips of 10 s (default: 30000)")
+    parser.add_argument("--clips", type=int, default=20_000, help="training clips of 10 s (default: 20000)")
     parser.add_argument("--seed", type=int, default=2_000, help="seed of soundscapes and weights (default: 2000)")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips per step (default: 8)")
+    parser.add_argument("--batch-size", type=int, default=6, help="clips per step (default: 6)")
     parser.add_argument("--peak-learning-rate", type=float, default=1e-3, help="(default: 1e-3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: all cores)")
     best = train(**vars(parser.parse_args()))

@@ -78,15 +78,13 @@ def _povey_window(samples: int) -> Tensor:
 
 
 def _mel_bank(spec: KaldiFbank) -> Tensor:
-    """[fft_samples / 2 + 1, mel_bins] triangles in mel = 1127 ln(1 + f / 700). The Nyquist bin has no weight."""
+    """[fft_samples / 2 + 1, mel_bins] triangles, equally spaced in mel = 1127 ln(1 + f / 700)."""
     bins = torch.arange(spec.fft_samples // 2 + 1, dtype=torch.float64)
     mel = _mel(bins * (spec.sample_rate / spec.fft_samples))[:, None]
     low, high = _mel(torch.tensor([spec.low_hz, spec.high_hz], dtype=torch.float64))
     step = (high - low) / (spec.mel_bins + 1)
     left = low + step * torch.arange(spec.mel_bins, dtype=torch.float64)
-    bank = torch.minimum((mel - left) / step, (left + 2 * step - mel) / step).clamp_min(0.0)
-    bank[-1] = 0.0
-    return bank
+    return torch.minimum((mel - left) / step, (left + 2 * step - mel) / step).clamp_min(0.0)
 
 
 def _mel(hertz: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class MelBand:
 
 
 def jittered_band(generator: torch.Generator) -> MelBand:
-    """Training augmentation: the low end raised by U{0..9} Hz, the high end moved by U{-999..1000} Hz; one draw a batch."""
+    """Training augmentation, one draw a batch: low end raised by U{0..9} Hz, high end moved by U{-999..1000} Hz."""
     low, high = (int(torch.randint(limit, (), generator=generator)) for limit in (10, 2_000))
     return MelBand(low_hz=float(low), high_hz=8_000.0 - high)
 
@@ -35,13 +35,13 @@ def jittered_band(generator: torch.Generator) -> MelBand:
 def log_mel(waveforms: Tensor, band: MelBand | None = None, *, periodic_window: bool) -> Tensor:
     """Float32 [B, N] at 16 kHz in [-1, 1] -> [B, 128, T], T = 1 + (N - 1) // 160: 1,000 for 160,000 samples.
 
-    Frames of 25 ms every 10 ms, the first centred on sample 0 of the pre-emphasised signal, which is one sample shorter.
-    (ln(max(power, 1e-7)) + 4.5) / 5. fPaSST has the periodic Hann window, the MobileNet students the symmetric one.
+    (ln(max(power, 1e-7)) + 4.5) / 5 of 25 ms frames every 10 ms, the first centred on the start of the pre-emphasised
+    signal, which is one sample shorter. fPaSST has the periodic Hann window, the MobileNet students the symmetric one.
     Raises UsageError on another shape, or on clips too short for the reflection at their ends (257 samples).
     """
     if waveforms.ndim != 2 or waveforms.shape[1] < _FFT_SAMPLES // 2 + 2:
         raise UsageError(
-            f"log_mel got {tuple(waveforms.shape)}; needs [clips, samples], at least {_FFT_SAMPLES // 2 + 2} samples each"
+            f"log_mel got {tuple(waveforms.shape)}; needs [clips, samples], {_FFT_SAMPLES // 2 + 2} samples or more"
         )
     # Two roundings, as the reference's convolution has: near the power floor a fused step shows (6e-4).
     emphasised = waveforms[:, 1:] - _PREEMPHASIS * waveforms[:, :-1]
@@ -55,7 +55,7 @@ def log_mel(waveforms: Tensor, band: MelBand | None = None, *, periodic_window: 
         pad_mode="reflect",
         return_complex=True,
     )
-    power = torch.view_as_real(spectrum).square().sum(dim=-1)
+    power = spectrum.real.square() + spectrum.imag.square()  # a sum over an axis of two costs ten times as much
     mel = _bank(band or MelBand(), waveforms.device).T @ power
     return (mel.clamp_min(_POWER_FLOOR).log() + 4.5) / 5.0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from jobs._ray import ray_session
 
 # Worker processes import the stages of these tests by name.
@@ -22,7 +23,7 @@ def embedded_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 23 recordings: 20 sound ones of several rates and lengths in two folders, one long, one empty, one tiny."""
+    """23 recordings: 20 sound ones of several rates and lengths in two folders, one long, one empty, one tiny."""
     folder = tmp_path_factory.mktemp("recordings")
     rng = np.random.default_rng([7, 1])
     (folder / "a").mkdir()

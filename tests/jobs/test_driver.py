@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from jobs._driver import MAX_ATTEMPTS, Done, Driver, Event, Failed, Lost, Ready
 from jobs._stage import ShardResult, ShardTask
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from jobs import Stage, StageReport, pack_stage, run_stage
 from jobs._manifest import read_manifest
 from pipeline import AudioSpec, IntegrityError, MetadataError, UsageError, clip_from_file, path_key, read_hard
@@ -245,8 +246,8 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert sidecars(tmp_path / "d")[0].clips.key == ("%FF%20%FE%2Ewav_0",)
 
 
-def test_first_channel_spec(tmp_path: Path) -> None:
-    """Four-channel audio at another rate has its own folder, and shares hard.parquet and clips with the mono one."""
+def test_a_second_spec(tmp_path: Path) -> None:
+    """Four-channel audio at another rate has its own folder beside the mono one of the same clips."""
     rng = np.random.default_rng([7, 2])
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "foa.wav", rng.normal(0, 0.1, (24_000, 4)).clip(-1, 1), 24_000)
@@ -256,7 +257,9 @@ def test_first_channel_spec(tmp_path: Path) -> None:
     assert Dataset(tmp_path / "d").audio_specs("weak") == (spec.name, SPEC)
     sidecar = Dataset(tmp_path / "d").audio_shards("weak", spec.name)[0]
     with AudioReader(sidecar) as reader:
-        np.testing.assert_array_equal(reader.read(0), soundfile.read(tmp_path / "audio" / "foa.wav", dtype="int16")[0])
+        np.testing.assert_array_equal(
+            reader.read(0), soundfile.read(tmp_path / "audio" / "foa.wav", dtype="int16")[0].T
+        )
 
 
 def test_real_labelled_recordings(tmp_path: Path, shared: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from faulty_stages import CLIPS, faulty_stage
+
 from jobs import ShardResult, StageReport, run_stage
 from jobs._ray import resolve_address
 from jobs._report import Progress
@@ -156,6 +158,17 @@ def test_address() -> None:
     assert resolve_address(None, {"RAY_ADDRESS": "127.0.0.1:6379"}) == "127.0.0.1:6379"
     assert resolve_address("other:6379", {"RAY_ADDRESS": "127.0.0.1:6379"}) == "other:6379"
     assert resolve_address("local", {"RAY_ADDRESS": "127.0.0.1:6379"}) is None
+
+
+def test_nobody_listens_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as reserved:  # bound, not listening
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"no Ray answers at {address}"):
+            run_stage(faulty_stage(tmp_path, shards=1), executor="ray", ray_address=address, progress=False)
+    assert json.loads((tmp_path / "report.json").read_text())["not_done"] == CLIPS
 
 
 def test_report_refuses_numbers_that_do_not_add_up() -> None:

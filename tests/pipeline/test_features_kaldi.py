@@ -12,6 +12,9 @@ from pipeline import UsageError
 from pipeline.features import KaldiFbank, kaldi_fbank
 
 SPEC = KaldiFbank()
+FLOAT32 = 2e-6
+# Kaldi builds its triangles in float32: mel values near 2,800 are rounded by 1.2e-4, a filter's half width is 22.
+FLOAT32_BANK = 3e-5
 
 
 def signals() -> dict[str, npt.NDArray[np.float32]]:
@@ -75,14 +78,11 @@ def definition(samples: npt.NDArray[np.float32], spec: KaldiFbank) -> npt.NDArra
     return np.array(rows)
 
 
-def compare(got: npt.NDArray[np.floating], want: npt.NDArray[np.floating]) -> None:
-    """In float32 an energy is good to a millionth of the loudest in its frame; hence 1e-4 in nearly every logarithm.
-
-    Empty filters lie at the floor in both.
-    """
+def compare(got: npt.NDArray[np.floating], want: npt.NDArray[np.floating], *, tolerance: float) -> None:
+    """Energies within `tolerance` of the loudest in their frame, and nearly every audible logarithm within 1e-4."""
     assert got.shape == want.shape
     loudest = np.exp(want.astype(np.float64)).max(axis=1, keepdims=True)
-    assert (np.abs(np.exp(got.astype(np.float64)) - np.exp(want.astype(np.float64))) < 2e-6 * loudest).all()
+    assert (np.abs(np.exp(got.astype(np.float64)) - np.exp(want.astype(np.float64))) < tolerance * loudest).all()
     heard = want > np.log(loudest) - 14
     assert np.quantile(np.abs(got - want)[heard], 0.99) < 1e-4
 
@@ -90,7 +90,7 @@ def compare(got: npt.NDArray[np.floating], want: npt.NDArray[np.floating]) -> No
 @pytest.mark.parametrize("name", signals())
 def test_agrees_with_kaldi(name: str) -> None:
     samples = signals()[name]
-    compare(kaldi_fbank(torch.from_numpy(samples)[None], SPEC)[0].numpy(), kaldi(samples, SPEC))
+    compare(kaldi_fbank(torch.from_numpy(samples)[None], SPEC)[0].numpy(), kaldi(samples, SPEC), tolerance=FLOAT32_BANK)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_agrees_with_kaldi(name: str) -> None:
 )
 def test_every_setting_means_what_kaldi_means(spec: KaldiFbank) -> None:
     samples = signals()["noise"]
-    compare(kaldi_fbank(torch.from_numpy(samples)[None], spec)[0].numpy(), kaldi(samples, spec))
+    compare(kaldi_fbank(torch.from_numpy(samples)[None], spec)[0].numpy(), kaldi(samples, spec), tolerance=FLOAT32_BANK)
 
 
 @pytest.mark.parametrize("name", ["noise", "burst", "offset"])
 def test_agrees_with_the_definition(name: str) -> None:
-    samples = signals()[name][:4000]
-    compare(kaldi_fbank(torch.from_numpy(samples)[None], SPEC)[0].numpy(), definition(samples, SPEC))
+    samples = signals()[name][3000:7000]
+    compare(kaldi_fbank(torch.from_numpy(samples)[None], SPEC)[0].numpy(), definition(samples, SPEC), tolerance=FLOAT32)
 
 
 def test_silence_lies_at_the_floor() -> None:

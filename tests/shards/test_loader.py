@@ -5,14 +5,15 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import UsageError
-from shards import Dataset, MixedLoader, Source, evaluation_batches
+from pipeline import TargetSpec, UsageError
+from shards import Dataset, LabelShardWriter, MixedLoader, Source, evaluation_batches
 from tests.shards.mixing import CLIPS, assert_equal, assert_same, expected_keys, loader_of, make_mix
-from tests.shards.small_dataset import VOCABULARY, BruteForce, write_split
+from tests.shards.small_dataset import SPEC, VOCABULARY, BruteForce, write_split
 
 
 @pytest.fixture(scope="module", params=["path", "audioset"])
@@ -66,6 +67,27 @@ def test_classes_outside_the_527_have_no_weak_label_in_audioset(tmp_path: Path) 
         for column, mid in enumerate(VOCABULARY.mids):
             strong_only = column in (2, 5)
             assert batch.weight["hard_weak"][clip, column] == (not strong_only or mid in used)
+
+
+def test_time_major_labels_and_labels_of_the_same_classes_come_out_class_major(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    keys = write_split(dataset, "weak", 5, seed=2, clips_per_shard=5, labels=()).keys
+    logits = np.random.default_rng(0).normal(0, 30, (5, len(VOCABULARY), 250)).astype(np.float16).astype(np.float32)
+    axes_of = {"upright": ("class", "time"), "turned": ("time", "class")}
+    (audio,) = dataset.audio_shards("weak", SPEC.name)
+    for name, axes in axes_of.items():
+        target = TargetSpec(axes=axes, kind="logit", vocabulary=VOCABULARY)  # type: ignore[arg-type]
+        with LabelShardWriter(dataset.labels_folder("weak", name), audio, target=target, provenance={}) as labels:
+            for key, label in zip(keys, logits, strict=True):
+                labels.add(key, label if name == "upright" else np.ascontiguousarray(label.T))
+            labels.commit()
+    (batch,) = evaluation_batches(dataset, "weak", 5, vocabulary=VOCABULARY, labels=tuple(axes_of))
+    for clip, frames in enumerate(batch.valid_frames.tolist()):
+        wanted = np.zeros((len(VOCABULARY), 250))
+        wanted[:, :frames] = 1 / (1 + np.exp(-logits[clip, :, :frames].astype(np.float64)))
+        for name in axes_of:
+            np.testing.assert_allclose(batch.targets[name][clip].numpy(), wanted, rtol=2e-6, atol=1e-37)
+            assert batch.weight[name][clip].sum() == len(VOCABULARY) * frames
 
 
 @given(

@@ -12,7 +12,8 @@ from pipeline import UsageError
 from shards import Batch, mixup
 from shards._mixup import _mix
 
-SHAPES = {"clip": (5,), "frame": (5, 7), "hard_strong": (5, 7)}
+SHAPES = {"clip": (5,), "frame": (5, 7), "hard_strong": (5, 7), "one weight a class": (5, 7)}
+WEIGHT_SHAPES = {**SHAPES, "one weight a class": (5, 1)}
 
 
 def random_batch(
@@ -24,13 +25,14 @@ def random_batch(
     def random(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, dtype=dtype)
 
-    weight = {
-        name: random(clips, *shape) if fractional else random(clips, *shape).round() for name, shape in SHAPES.items()
-    }
+    weight = {name: random(clips, *shape) for name, shape in WEIGHT_SHAPES.items()}
+    weight = weight if fractional else {name: values.round() for name, values in weight.items()}
     weight["hard_strong"][::2] = 0
+    targets = {name: random(clips, *shape) * (weight[name] > 0) for name, shape in SHAPES.items()}
+    weight["one weight a class"] = weight["one weight a class"][..., 0]
     return Batch(
         waveform=random(clips, 640) - 0.3,
-        targets={name: random(clips, *shape) * (weight[name] > 0) for name, shape in SHAPES.items()},
+        targets=targets,
         weight=weight,
         valid_frames=torch.randint(1, 8, (clips,), generator=generator),
         source=[f"s{i * sources // clips}" for i in range(clips)],
@@ -62,6 +64,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def bce(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> float:
     """Sum of weighted BCE over all cells of one clip."""
+    weight = weight.reshape(*weight.shape, *(1,) * (target.dim() - weight.dim()))
     return (weight * binary_cross_entropy_with_logits(logits, target, reduction="none")).sum().item()
 
 

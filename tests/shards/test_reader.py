@@ -67,7 +67,7 @@ def test_a_missing_tar_is_named(pair):
 
 
 def test_whole_bytes_that_are_not_the_stated_clip_are_refused(pair, tmp_path):
-    """A sidecar whose checksum and layout are right but whose length in samples is not: no decoder is trusted with it."""
+    """Checksum and layout are right, the stated length in samples is not."""
     audio, _ = pair
     samples = (audio.clips.samples[0] - 1, *audio.clips.samples[1:])
     with AudioReader(replace(audio, clips=replace(audio.clips, samples=samples))) as clips:

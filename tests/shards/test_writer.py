@@ -130,7 +130,8 @@ def test_four_channels(tmp_path):
 
 def test_empty_shards_are_shards(tmp_path):
     audio = write_audio(tmp_path, 0, [], rejected=["rr_0"])
-    assert tarfile.open(audio.tar_path).getmembers() == []
+    with tarfile.open(audio.tar_path) as tar:
+        assert tar.getmembers() == []
     assert list(webdataset.WebDataset(str(audio.tar_path), shardshuffle=False, empty_check=False)) == []
     labels = write_labels(tmp_path / "labels", audio)
     assert len(labels.clips) == 0
@@ -253,15 +254,21 @@ def with_file_limit(limit: int, call) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "keys", "rejected"),
-    [(0, KEYS, []), (20_000, KEYS, []), (34_815, KEYS, []), (1_024, [], [f"rr_{i}" for i in range(50)])],
+    [
+        (lambda tar_bytes: 0, KEYS, []),
+        (lambda tar_bytes: tar_bytes // 2, KEYS, []),
+        (lambda tar_bytes: tar_bytes - 1, KEYS, []),
+        (lambda tar_bytes: tar_bytes, [], [f"rr_{i}" for i in range(50)]),
+    ],
     ids=["first write", "in the middle", "last byte of the tar", "sidecar"],
 )
 def test_a_full_disk_leaves_nothing_new(tmp_path, limit, keys, rejected):
     folder, whole = tmp_path / "audio", tmp_path / "whole"
     expected = write_audio(whole, 0, keys, rejected=rejected)
-    assert limit < max(expected.tar_bytes, expected.path.stat().st_size)
+    limit_bytes = limit(expected.tar_bytes)
+    assert limit_bytes < max(expected.tar_bytes, expected.path.stat().st_size)
     with pytest.raises(OSError):  # noqa: PT011 - its text is the system's
-        with_file_limit(limit, lambda: write_audio(folder, 0, keys, rejected=rejected))
+        with_file_limit(limit_bytes, lambda: write_audio(folder, 0, keys, rejected=rejected))
     assert leftovers(folder) == []
     write_audio(folder, 0, keys, rejected=rejected)
     for name in ("000000.tar", "000000.json"):

@@ -75,8 +75,12 @@ def test_the_shared_bias_table(small_checkpoint: dict[str, Any], save: Save) -> 
     model.pop("encoder.layers.1.self_attn.relative_attention_bias.weight")
     model.pop("encoder.layers.2.self_attn.relative_attention_bias.weight")
     load(save(small_checkpoint))
-    model["encoder.layers.2.self_attn.relative_attention_bias.weight"] = torch.zeros(32, 4)
-    assert "layers.2.self_attn.relative_attention_bias.weight differs" in refusal(save(small_checkpoint))
+    name = "encoder.layers.2.self_attn.relative_attention_bias.weight"
+    model[name] = torch.zeros(32, 4)
+    assert f"{name} differs" in refusal(save(small_checkpoint))
+    for value, says in (("no tensor", "is a str"), (torch.zeros(32), "shape"), (torch.full((32, 4), torch.nan), "NaN")):
+        model[name] = value
+        assert says in refusal(save(small_checkpoint))
 
 
 def test_not_there_or_not_a_checkpoint(tmp_path: Path) -> None:
@@ -193,6 +197,14 @@ def test_a_cfg_that_this_code_cannot_honour(
     assert f"cfg.{name} is {value!r}" in refusal(save(small_checkpoint))
 
 
+def test_a_cfg_of_sizes_alone_is_settled_by_its_tensors(small_checkpoint: dict[str, Any], save: Save) -> None:
+    for name in ("layer_norm_first", "activation_fn", "relative_position_embedding", "gru_rel_pos"):
+        del small_checkpoint["cfg"][name]
+    load(save(small_checkpoint))
+    small_checkpoint["model"].pop("encoder.layers.0.self_attn.grep_a")
+    assert "1 tensors missing (encoder.layers.0.self_attn.grep_a)" in refusal(save(small_checkpoint))
+
+
 @pytest.mark.parametrize("change", [{"encoder_attention_heads": 5}, {"conv_pos_groups": 7}, {"input_patch_size": 24}])
 def test_sizes_that_do_not_fit_together(change: dict[str, int], small_checkpoint: dict[str, Any], save: Save) -> None:
     small_checkpoint["cfg"].update(change)
@@ -216,7 +228,7 @@ def test_a_label_dict_that_does_not_name_every_class(
 
 
 def test_a_pre_trained_checkpoint_has_no_classes(small_checkpoint: dict[str, Any], save: Save) -> None:
-    del small_checkpoint["label_dict"]
+    del small_checkpoint["label_dict"], small_checkpoint["cfg"]["predictor_class"]
     assert "no label_dict or predictor" in refusal(save(small_checkpoint))
 
 
@@ -273,6 +285,12 @@ def test_the_strong_layout_under_both_prefixes(prefix: str, save: Save) -> None:
 
 def test_the_strong_layout_without_heads(save: Save) -> None:
     tensors = strong_tensors("model.model.")
+    tensors.pop("weak_head.weight")
+    assert "1 tensors unknown (weak_head.bias)" in refusal(save(tensors))
+    tensors.pop("weak_head.bias")
+    teacher = load(save(tensors))
+    with pytest.raises(TeacherError, match="no clip-level head"):
+        teacher.clip_logits(torch.zeros(1, 160_000))
     tensors.pop("strong_head.weight")
     assert "without strong_head.weight" in refusal(save(tensors))
 

@@ -12,7 +12,7 @@ import torch
 
 from jobs import StageReport, run_stage
 from pipeline import AudioSpec, UsageError
-from shards import AudioReader, Dataset, LabelReader
+from shards import AudioReader, Dataset, LabelReader, verify
 from teachers import TeacherChoice, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stored_labels_are_the_teachers_logits_as_float16(dataset: Path, checkpoint: Path) -> None:
     report = label(dataset, f"beats={checkpoint}", labels="exact", batch_size=4)
     assert (report.exit_code, report.clips, report.stored, report.not_done) == (0, 6, 6, 0)
-    # VERIFY
+    assert verify(dataset) == ()
     teacher = load_teacher("beats", checkpoint=checkpoint)
     opened = Dataset.open(dataset)
     compared = 0

@@ -116,6 +116,12 @@ def test_an_unknown_device(tmp_path: Path) -> None:
         load_teacher("beats", checkpoint=tmp_path, device="gpu")
 
 
+@pytest.mark.skipif(torch.cuda.device_count() > 9, reason="this machine has a tenth CUDA device")
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="device cuda:9: PyTorch sees"):
+        load_teacher("beats", checkpoint=tmp_path, device="cuda:9")
+
+
 def test_a_teacher_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_teacher.py").write_text(
         """
@@ -143,7 +149,7 @@ def load_nothing(path, device):
     assert torch.isinf(teacher.frame_logits(torch.zeros(1, 160_000))).all()
     with pytest.raises(TeacherError, match="loudness has no clip-level head"):
         teacher.clip_logits(torch.zeros(1, 160_000))
-    with pytest.raises(TeacherError, match="returned a .*Path, needs a teachers.Teacher"):
+    with pytest.raises(TeacherError, match=r"returned a .*Path, needs a teachers\.Teacher"):
         load_teacher("own_teacher:load_nothing", checkpoint=tmp_path)
     for wrong in ("own_teacher:absent", "no_such_module:load"):
         with pytest.raises(TeacherError, match="cannot be imported"):
