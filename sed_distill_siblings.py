@@ -1,7 +1,7 @@
-"""The folders of this project are import names (`pipeline`, `shards`, ...), and other projects have folders of those names too.
+"""The folders of this project are import names (`pipeline`, `shards`, ...), and other projects have such folders too.
 
-Each package calls `require` before it imports its siblings, so that a foreign `pipeline` on the path is an error naming both
-files instead of a wrong module. This module stands alone at the root because its own name is taken by nobody else.
+Each package calls `require` before it imports its siblings, so that a foreign `pipeline` on the path is an error that
+names both files instead of a wrong module. This module stands at the root under a name that nobody else has.
 """
 
 import importlib.util

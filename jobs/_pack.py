@@ -13,16 +13,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs._manifest import (
-    MANIFEST_NAME,
-    MISSING_BYTES,
-    ManifestRow,
-    by_shard,
-    merge_manifest,
-    read_manifest,
-    rows_sha256,
-    write_manifest,
-)
+from jobs._manifest import merge_manifest
 from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
 from jobs._wanted import KeyMode, LongMode, find_wanted
 from pipeline import (
@@ -36,7 +27,19 @@ from pipeline import (
     sweep_partial,
     write_hard,
 )
-from shards import AudioShardWriter, AudioSidecar, Dataset, fingerprint
+from shards import (
+    MANIFEST_NAME,
+    MISSING_BYTES,
+    AudioShardWriter,
+    AudioSidecar,
+    Dataset,
+    ManifestRow,
+    by_shard,
+    fingerprint,
+    read_manifest,
+    rows_sha256,
+    write_manifest,
+)
 
 STAGE_VERSION = 1  # raised when the same recordings would give other shards
 _THREADS = 2

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from jobs._manifest import MISSING_BYTES, ManifestRow, encode_source
+from jobs._manifest import encode_source
 from pipeline import (
     AudioSetKeys,
     AudioSpec,
@@ -25,6 +25,7 @@ from pipeline import (
     read_weak_csv,
     scan_folder,
 )
+from shards import MISSING_BYTES, ManifestRow
 
 KeyMode = Literal["audioset", "path"]
 LongMode = Literal["first", "split"]

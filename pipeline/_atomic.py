@@ -11,7 +11,7 @@ TEMPORARY_PREFIX = ".partial-"
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content becomes `path` at once, on an exception it is removed.
+    """Yield a temporary path beside `path`; on success its content becomes `path` at once, else it is removed.
 
     A process killed in between leaves only a `.partial-*` file, which `sweep_partial` removes.
     """

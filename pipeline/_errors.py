@@ -41,7 +41,7 @@ REJECTION_REASONS: tuple[str, ...] = get_args(RejectionReason)
 
 
 class ClipRejected(SedDistillError):
-    """One clip cannot be stored, for a reason from the closed list `REJECTION_REASONS`. Costs that clip, never the run."""
+    """One clip cannot be stored, for a reason out of `REJECTION_REASONS`. Costs that clip, never the run."""
 
     def __init__(self, reason: RejectionReason, detail: str) -> None:
         if reason not in REJECTION_REASONS:
@@ -50,5 +50,5 @@ class ClipRejected(SedDistillError):
         self.reason: RejectionReason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["ClipRejected"], tuple[str, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type["ClipRejected"], tuple[str, str]]:
         return ClipRejected, (self.reason, self.detail)

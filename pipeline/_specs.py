@@ -1,4 +1,4 @@
-"""The typed contracts every stage meets on: what audio is stored (AudioSpec), what a label is (TargetSpec), in what order (Vocabulary)."""
+"""The typed contracts that stages meet on: stored audio (AudioSpec), labels (TargetSpec), class order (Vocabulary)."""
 
 import hashlib
 import math
@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from pipeline._errors import MetadataError, UsageError
 from pipeline._grid import HOP_MS
-from pipeline._json import fields, integer, one_of, text, texts
+from pipeline._json import fields, integer, one_of, texts
 
 Layout = Literal["mono", "foa"]
 Axis = Literal["class", "time", "track", "xyz"]
@@ -24,7 +24,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if len(self.mids) != len(self.names):
-            raise MetadataError(f"vocabulary has {len(self.mids)} MIDs and {len(self.names)} names; give one name per MID")
+            raise MetadataError(
+                f"vocabulary has {len(self.mids)} MIDs and {len(self.names)} names; give one name per MID"
+            )
         if not self.mids or len(set(self.mids)) != len(self.mids):
             raise MetadataError("vocabulary is empty or repeats a MID; list every class once")
 
@@ -48,7 +50,9 @@ class Vocabulary:
         got = fields(value, where, ("mids", "names", "sha256"))
         vocabulary = Vocabulary(texts(got["mids"], f"{where}.mids"), texts(got["names"], f"{where}.names"))
         if vocabulary.sha256 != got["sha256"]:
-            raise MetadataError(f"{where}: the class list does not have the hash written beside it; it was edited or damaged")
+            raise MetadataError(
+                f"{where}: the class list does not have the hash written beside it; it was edited or damaged"
+            )
         return vocabulary
 
 
@@ -66,7 +70,9 @@ class AudioSpec:
         if not 1_000 <= self.sample_rate <= 768_000 or not HOP_MS <= self.clip_ms <= 3_600_000:
             raise UsageError(f"audio spec of {self.sample_rate} Hz and {self.clip_ms} ms is out of range")
         if self.sample_rate * HOP_MS % 1000:
-            raise UsageError(f"{self.sample_rate} Hz has no whole number of samples in a {HOP_MS} ms frame; use a multiple of 25 Hz")
+            raise UsageError(
+                f"{self.sample_rate} Hz has no whole number of samples in a {HOP_MS} ms frame; use a multiple of 25 Hz"
+            )
 
     @property
     def channels(self) -> int:
@@ -102,7 +108,7 @@ class AudioSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """What one label of a label set is. A frame label of 447 classes is axes ("class", "time"), shape (447, 250), kind "logit".
+    """One label of a label set. Frame logits of 447 classes: axes ("class", "time"), shape (447, 250), kind "logit".
 
     `context_ms` is how much audio the labeller heard for one value (10,000: the whole clip; 4,000: a 4 s chunk).
     `hop_ms` and `frames` describe the time axis and are None without one.
@@ -116,13 +122,14 @@ class TargetSpec:
     frames: int | None = 250
 
     def __post_init__(self) -> None:
-        if len(set(self.axes)) != len(self.axes) or not set(self.axes) <= set(get_args(Axis)) or "class" not in self.axes:
-            raise UsageError(f"target axes are {self.axes}; need distinct ones of {get_args(Axis)} with 'class' among them")
+        axes = set(self.axes)
+        if len(axes) != len(self.axes) or not axes <= set(get_args(Axis)) or "class" not in axes:
+            raise UsageError(f"target axes are {self.axes}; need different ones of {get_args(Axis)} with 'class'")
         if self.kind not in get_args(ValueKind):
             raise UsageError(f"target kind is {self.kind!r}, needs one of {', '.join(get_args(ValueKind))}")
-        if set(self.axes) & {"track", "xyz"}:
-            raise UsageError("targets with 'track' or 'xyz' axes are not written by format version 0; use axes 'class' and 'time'")
-        if ("time" in self.axes) != (self.hop_ms is not None) or ("time" in self.axes) != (self.frames is not None):
+        if axes & {"track", "xyz"}:
+            raise UsageError("axes 'track' and 'xyz' are not in format version 0; use 'class' and 'time'")
+        if {self.hop_ms is not None, self.frames is not None} != {"time" in axes}:
             raise UsageError("a target states hop_ms and frames exactly when it has a 'time' axis")
 
     @property

@@ -3,12 +3,15 @@
 Each step leaves its figures in `steps/<name>.json`; a demo that was stopped goes on behind the last of them.
 """
 
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,6 @@ from students import TrainStep
 from teachers import TeacherChoice, label_stage
 
 LABELS = "demo"
-SPLIT_CLIPS = {"strong": 40, "weak": 200, "dev": 40, "eval": 60}
 
 
 HARD = Arm(name="hard", title="Student, hard strong labels", sources=(("strong", 1.0),), terms=(("hard_strong", 1.0),))
@@ -42,37 +44,36 @@ DISTILLED = Arm(
 ARMS = (HARD, DISTILLED)
 
 
-def run_demo(out: Path, *, seed: int = 0) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DemoRecipe:
+    """What decides the demo's result. A folder holds the demo of one recipe."""
+
+    clips: Mapping[str, int] = field(default_factory=lambda: {"strong": 40, "weak": 200, "dev": 40, "eval": 60})
+    training: Training = field(
+        default_factory=lambda: Training(seed=0, width=0.2, steps=150, batch_size=16, learning_rate=3e-3)
+    )
+
+
+def run_demo(out: Path, recipe: DemoRecipe) -> int:
     """Run or finish the demo in folder `out`; returns the exit code. Raises UsageError if `out` holds another demo."""
-    training = Training(seed=seed, width=0.2, steps=150, batch_size=16, learning_rate=3e-3)
-    _claim(out, training)
+    training, seed = recipe.training, recipe.training.seed
+    _claim(out, recipe)
     cores = len(os.sched_getaffinity(0))
     steps = _Steps(out / "steps")
     data = out / "dataset"
-    with ray_session(None, cpus=cores):
-        for split, clips in SPLIT_CLIPS.items():
+    shard_steps = [f"{stage} {split}" for stage in ("pack", "label") for split in recipe.clips]
+    with ray_session(None, cpus=cores) if steps.missing(shard_steps) else contextlib.nullcontext():
+        for split, clips in recipe.clips.items():
             steps.run(f"generate {split}", lambda split=split, clips=clips: _generate(out, split, clips, seed))
-        for split in SPLIT_CLIPS:
+        for split in recipe.clips:
             steps.run(f"pack {split}", lambda split=split: _complete(_pack(out, data, split)))
-        for split in SPLIT_CLIPS:
+        for split in recipe.clips:
             steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
     checked = steps.run("verify", lambda: _verify(data))
     dataset = Dataset.open(data)
     vocabulary = demo_vocabulary(dataset)
     students = out / "students"
-    for arm in ARMS:
-        steps.run(
-            f"train {arm.name}",
-            lambda arm=arm: train_arm(
-                arm,
-                dataset,
-                vocabulary,
-                training,
-                labels=LABELS,
-                path=students / f"{arm.name}.pt",
-                on_step=_Lines(training.steps),
-            ),
-        )
+    _train(steps, dataset, vocabulary, training, students)
     probs_path = students / "eval_probs.npz"
     evaluated = steps.run(
         "evaluate",
@@ -81,7 +82,7 @@ def run_demo(out: Path, *, seed: int = 0) -> int:
     demo = {
         "is": "a check that every part is connected, not a scientific result",
         "seed": seed,
-        "clips_generated": sum(SPLIT_CLIPS.values()),
+        "clips_generated": sum(recipe.clips.values()),
         "machine": f"{cores} cores, {platform.system()} {platform.machine()}",
         "seconds": round(sum(row["seconds"] for row in steps.rows.values()), 1),
         "teacher": evaluated["teacher"],
@@ -111,36 +112,42 @@ class _Steps:
         self._folder = folder
         self.rows: dict[str, dict[str, Any]] = {}
 
+    def missing(self, names: Iterable[str]) -> bool:
+        return not all(self._path(name).exists() for name in names)
+
     def run(self, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The step's result, a JSON object with clips_in, clips_out and rejected."""
-        path = self._folder / f"{name.replace(' ', '-')}.json"
+        path = self._path(name)
         if path.exists():
             result: dict[str, Any] = json.loads(path.read_text())
         else:
             print(f"{name} ...", flush=True)
             started_s = time.monotonic()
             result = step()
-            result["seconds"] = round(time.monotonic() - started_s, 2)
+            result.setdefault("seconds", round(time.monotonic() - started_s, 2))
             write_atomic(path, canonical_json(result) + "\n")
         row = {field: result[field] for field in ("clips_in", "clips_out", "rejected", "seconds")}
         row["clips_per_s"] = row["clips_out"] / max(row["seconds"], 1e-9)
         self.rows[name] = row
         return result
 
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name.replace(' ', '-')}.json"
+
 
 class _Lines:
     """Says every fifth of a training how far it is."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, name: str, steps: int) -> None:
+        self._name, self._steps = name, steps
 
     def __call__(self, step: TrainStep) -> None:
         done = step.step + 1
         if done % max(1, self._steps // 5) == 0:
-            print(f"  step {done}/{self._steps}, loss {step.loss:.4f}", flush=True)
+            print(f"  {self._name}: step {done}/{self._steps}, loss {step.loss:.4f}", flush=True)
 
 
-def _claim(out: Path, recipe: Training) -> None:
+def _claim(out: Path, recipe: DemoRecipe) -> None:
     path = out / "recipe.json"
     wanted = canonical_json(asdict(recipe)) + "\n"
     if path.exists() and path.read_text() != wanted:
@@ -180,6 +187,27 @@ def _complete(stage: Stage) -> dict[str, Any]:
     if report.exit_code:
         raise IntegrityError(f"{report.summary()}; see {stage.output / 'report.json'}")
     return {"clips_in": report.clips, "clips_out": report.stored, "rejected": sum(report.rejected.values())}
+
+
+def _train(steps: "_Steps", dataset: Dataset, vocabulary: Vocabulary, training: Training, students: Path) -> None:
+    """Both arms side by side, a process and a core each."""
+    missing = [arm for arm in ARMS if steps.missing([f"train {arm.name}"])]
+    with ProcessPoolExecutor(len(ARMS), mp_context=get_context("spawn")) as processes:
+        running = {
+            arm.name: processes.submit(
+                train_arm,
+                arm,
+                dataset,
+                vocabulary,
+                training,
+                labels=LABELS,
+                path=students / f"{arm.name}.pt",
+                on_step=_Lines(arm.name, training.steps),
+            )
+            for arm in missing
+        }
+        for arm in ARMS:
+            steps.run(f"train {arm.name}", lambda arm=arm: running[arm.name].result())
 
 
 def _verify(data: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`sed-distill`: one parser, one function per command. Each command's work is done by the package it belongs to."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -108,9 +109,11 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from sed_distill._demo import run_demo
+    from sed_distill._demo import DemoRecipe, run_demo
 
-    return run_demo(arguments.out.absolute(), seed=arguments.seed)
+    recipe = DemoRecipe()
+    training = dataclasses.replace(recipe.training, seed=arguments.seed)
+    return run_demo(arguments.out.absolute(), dataclasses.replace(recipe, training=training))
 
 
 def _pack(arguments: argparse.Namespace) -> int:

@@ -13,8 +13,8 @@ class Batch:
     targets: target name -> float32 probabilities, [B, C] for clip targets, [B, C, T] for frame targets (class-major).
         Names are the label sets asked for and the reserved `hard_weak` and `hard_strong`.
     weight: target name -> float32, broadcastable to the target: [B, C] for clip targets, [B, C, T] for frame targets.
-        0 where the label is absent (no such label, class not in its vocabulary, frame without audio), else 1; mixup makes
-        values in between. One weighted BCE therefore serves every recipe.
+        0 where the label is absent (no such label, class not in its vocabulary, frame without audio), else 1;
+        mixup makes values in between. One weighted BCE therefore serves every recipe.
     valid_frames: int64 [B], frames that stand on audio.
     source: for each clip, the name of the source it was drawn from.
     key: for each clip, its clip key.

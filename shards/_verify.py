@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline import FormatError, read_hard
 from shards._dataset import Dataset, sidecar_paths
+from shards._manifest import MANIFEST_NAME, ManifestRow, by_shard, read_manifest, rows_sha256
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
 from shards._verify_tar import Problem, tar_problems
@@ -117,38 +115,18 @@ def _audio_problems(folder: _Folder[AudioSidecar]) -> Iterator[Problem]:
                 yield Problem(
                     sidecar.path, key, "duplicate", f"is stored {counts[key]} times in {folder.path}; keep one"
                 )
-    manifest_path = folder.path / "manifest.parquet"
+    manifest_path = folder.path / MANIFEST_NAME
     if not manifest_path.exists():
         yield from _missing(folder, range(max((*folder.sidecars, *folder.unreadable, -1)) + 1))
         return
     try:
-        wanted = _read_manifest(manifest_path)
+        wanted = by_shard(read_manifest(manifest_path))
     except FormatError as error:
         yield Problem(manifest_path, None, "manifest", _detail(error, manifest_path))
         return
     yield from _missing(folder, wanted)
     for number, sidecar in folder.sidecars.items():
-        yield from _accounting_problems(sidecar, wanted.get(number, set()))
-
-
-def _read_manifest(path: Path) -> dict[int, set[str]]:
-    """The keys wanted in each shard. Raises FormatError."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=["key", "shard"])
-        table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: is damaged or not parquet ({str(error).splitlines()[0]}); restore it") from error
-    types = {entry.name: entry.type for entry in table.schema}
-    if types != {"key": pa.string(), "shard": pa.int32()} or any(column.null_count for column in table.columns):
-        raise FormatError(f"{path}: has columns {types}, needs key (text) and shard (int32) without nulls; restore it")
-    wanted: dict[int, set[str]] = {}
-    for key, shard in zip(table.column("key").to_pylist(), table.column("shard").to_pylist(), strict=True):
-        wanted.setdefault(shard, set()).add(key)
-    distinct = len(set().union(*wanted.values()))
-    if distinct != len(table):
-        raise FormatError(f"{path}: has {len(table)} rows for {distinct} clips; needs one row for each; restore it")
-    return wanted
+        yield from _accounting_problems(sidecar, wanted.get(number, ()))
 
 
 def _missing(folder: _Folder[AudioSidecar] | _Folder[LabelSidecar], expected: Iterable[int]) -> Iterator[Problem]:
@@ -160,8 +138,9 @@ def _missing(folder: _Folder[AudioSidecar] | _Folder[LabelSidecar], expected: It
         yield Problem(path, None, "incomplete", f"shard {has}; run the command that writes {folder.path} again")
 
 
-def _accounting_problems(sidecar: AudioSidecar, wanted: set[str]) -> Iterator[Problem]:
-    """Every clip that the manifest wants in this shard is stored or rejected, and no other."""
+def _accounting_problems(sidecar: AudioSidecar, rows: tuple[ManifestRow, ...]) -> Iterator[Problem]:
+    """Every clip that the manifest wants in this shard is stored or rejected, and no other, from what it names."""
+    wanted = {row.key for row in rows}
     accounted = {*sidecar.clips.key, *sidecar.rejected.key}
     for keys, what in (
         (wanted - accounted, "neither stored nor rejected"),
@@ -170,6 +149,8 @@ def _accounting_problems(sidecar: AudioSidecar, wanted: set[str]) -> Iterator[Pr
         if keys:
             detail = f"{len(keys)} clips, this one first, are {what} for this shard; write the shard again"
             yield Problem(sidecar.path, min(keys), "manifest", detail)
+    if wanted == accounted and sidecar.provenance.get("manifest_sha256", rows_sha256(rows)) != rows_sha256(rows):
+        yield Problem(sidecar.path, None, "manifest", "was packed from other rows than the manifest has; restore it")
 
 
 def _key_problems(

@@ -4,6 +4,7 @@ Names are re-exported lazily from the private modules; `__init__.pyi` lists them
 """
 
 import lazy_loader
+
 from sed_distill_siblings import require
 
 require(__file__, "pipeline", "shards")

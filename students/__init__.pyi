@@ -1,3 +1,5 @@
+from ._checkpoint import load_student as load_student
+from ._checkpoint import save_student as save_student
 from ._median import median_filter as median_filter
 from ._psds import Psds as Psds
 from ._psds import psds1 as psds1
@@ -11,5 +13,3 @@ from ._train import TrainingError as TrainingError
 from ._train import TrainStep as TrainStep
 from ._train import predict as predict
 from ._train import train_student as train_student
-from ._checkpoint import load_student as load_student
-from ._checkpoint import save_student as save_student

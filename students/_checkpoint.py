@@ -17,7 +17,8 @@ _VERSION = 0
 def save_student(path: Path, trained: TrainedStudent) -> None:
     """Write `path` at once or not at all."""
     student = trained.student
-    with atomic_path(path) as temporary:
+    # A path would leave its temporary name in the file; equal students should be equal bytes.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save(
             {
                 "format": _FORMAT,
@@ -27,7 +28,7 @@ def save_student(path: Path, trained: TrainedStudent) -> None:
                 "config": asdict(trained.config),
                 "state": {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()},
             },
-            temporary,
+            file,
         )
 
 

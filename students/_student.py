@@ -34,10 +34,10 @@ class StudentModel(nn.Module):
             )
         self.width = width
         self.vocabulary_size = vocabulary_size
-        self.model = nn.ModuleDict({"fmn": FrameMobileNet(width)})
-        embedding_size = self.model["fmn"].embedding_size
-        self.strong_head = nn.Linear(embedding_size, vocabulary_size)
-        self.weak_head = nn.Linear(embedding_size, vocabulary_size)
+        backbone = FrameMobileNet(width)
+        self.model = nn.ModuleDict({"fmn": backbone})
+        self.strong_head = nn.Linear(backbone.embedding_size, vocabulary_size)
+        self.weak_head = nn.Linear(backbone.embedding_size, vocabulary_size)
 
     def forward(self, waveforms: Tensor, band: MelBand | None = None) -> StudentLogits:
         """`band` moves the mel filters (a training augmentation, `pipeline.features.jittered_band`)."""

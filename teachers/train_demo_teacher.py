@@ -117,8 +117,8 @@ def save_checkpoint(path: Path, model: Beats) -> None:
     """The layout of released fine-tuned BEATs checkpoints, in float16: {'cfg', 'model', 'label_dict'}."""
     weights = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
     checkpoint = {"cfg": asdict(model.config), "model": weights, "label_dict": dict(enumerate(VOCABULARY.mids))}
-    with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def batches(clips: Clips, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

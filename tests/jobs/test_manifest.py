@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs._manifest import (
-    MISSING_BYTES,
-    ManifestRow,
-    by_shard,
-    encode_source,
-    merge_manifest,
-    read_manifest,
-    rows_sha256,
-    write_manifest,
-)
+from jobs._manifest import encode_source, merge_manifest
 from pipeline import FormatError, UsageError
+from shards import MISSING_BYTES, ManifestRow, by_shard, read_manifest, rows_sha256, write_manifest
 
 
 def row(key: str, *, shard: int = 0, size: int = 10) -> ManifestRow:

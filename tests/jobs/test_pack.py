@@ -12,9 +12,8 @@ import pytest
 import soundfile
 
 from jobs import Stage, StageReport, pack_stage, run_stage
-from jobs._manifest import read_manifest
 from pipeline import AudioSpec, IntegrityError, MetadataError, UsageError, clip_from_file, path_key, read_hard
-from shards import AudioReader, AudioSidecar, Dataset
+from shards import AudioReader, AudioSidecar, Dataset, read_manifest
 
 SPEC = AudioSpec().name
 

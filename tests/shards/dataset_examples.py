@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+import shards
 from pipeline import AudioSpec, TargetSpec, Vocabulary, hard_table, write_hard
-from shards import AudioShardWriter, AudioSidecar, Dataset, LabelShardWriter, LabelSidecar
+from shards import AudioShardWriter, AudioSidecar, Dataset, LabelShardWriter, LabelSidecar, ManifestRow
 
 SPEC = AudioSpec(sample_rate=8_000, clip_ms=1_000)
 TARGET = TargetSpec(
@@ -66,17 +65,17 @@ def write_dataset(root: Path) -> Dataset:
     """weak: shards of 4 and 3 stored clips, 1 rejected, two label sets, one failed label. strong: 1 shard of 2."""
     dataset = Dataset.create(root, keys="audioset")
     plan = {"weak": [["aa_0", "bb_30000", "cc_0", LONG_KEY], ["dd_0", "ee_0", "ff_0"]], "strong": [["gg_0", "hh_0"]]}
-    for split, shards in plan.items():
+    for split, shards_of_split in plan.items():
         folder = dataset.audio_folder(split, SPEC.name)
         rejected = ["rr_0"] if split == "weak" else []
-        rows = [(key, shard) for shard, keys in enumerate(shards) for key in keys]
-        rows += [(key, len(shards) - 1) for key in rejected]
+        rows = [(key, shard) for shard, keys in enumerate(shards_of_split) for key in keys]
+        rows += [(key, len(shards_of_split) - 1) for key in rejected]
         write_manifest(folder / "manifest.parquet", rows)
         write_hard(
             dataset.hard_path(split), hard_table([key for key, _ in rows], weak={key: ["/m/a"] for key, _ in rows})
         )
-        for shard, keys in enumerate(shards):
-            audio = write_audio(folder, shard, keys, rejected=rejected if shard == len(shards) - 1 else [])
+        for shard, keys in enumerate(shards_of_split):
+            audio = write_audio(folder, shard, keys, rejected=rejected if shard == len(shards_of_split) - 1 else [])
             write_labels(dataset.labels_folder(split, "frames"), audio, failed=frozenset({"ee_0"}))
             if split == "weak":
                 write_labels(dataset.labels_folder(split, "other"), audio, teacher="another")
@@ -85,13 +84,5 @@ def write_dataset(root: Path) -> Dataset:
 
 def write_manifest(path: Path, rows: list[tuple[str, int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    keys = [key for key, _ in rows]
-    columns = {
-        "key": pa.array(keys, pa.string()),
-        "shard": pa.array([shard for _, shard in rows], pa.int32()),
-        "source": pa.array(keys, pa.string()),
-        "bytes": pa.array([1] * len(rows), pa.int64()),
-        "start_ms": pa.array([0] * len(rows), pa.int64()),
-        "duration_ms": pa.array([None] * len(rows), pa.int64()),
-    }
-    pq.write_table(pa.table(columns), path)
+    rows_of_shards = [ManifestRow(key, shard, source=key, bytes=1) for key, shard in rows]
+    shards.write_manifest(path, sorted(rows_of_shards, key=lambda row: row.shard))

@@ -257,8 +257,9 @@ def test_accounting_by_the_manifest(root):
     assert found(root, quick=True) == {(f"{AUDIO}/manifest.parquet", None, "manifest")}
     write_manifest(manifest, rows)
     content = manifest.read_bytes()
-    not_utf8, other_column = content.replace(b"aa_0", b"\xe1a_0"), content.replace(b"shard", b"sh\xe1rd")
-    for damaged in (b"", b"PAR1", content[:-20], not_utf8, other_column):
+    page = content.index(b"\x28\xb5\x2f\xfd") + 12  # a byte of the first zstd frame
+    flipped = content[:page] + bytes([content[page] ^ 16]) + content[page + 1 :]
+    for damaged in (b"", b"PAR1", content[:-20], content.replace(b"shard", b"sh\xe1rd"), flipped):
         assert damaged != content
         manifest.write_bytes(damaged)
         assert found(root, quick=True) == {(f"{AUDIO}/manifest.parquet", None, "manifest")}

@@ -210,6 +210,16 @@ def test_any_monotone_function_of_the_probabilities_gives_the_same():
     assert psds1(as_bytes, *rest).macro == psds1(probs, *rest).macro
 
 
+def test_frames_at_minus_infinity_are_never_detected():
+    probs = np.full((2, 1, 10), -np.inf)
+    events = [[Event(0, 200, "/m/0")], []]
+    assert psds1(probs, events, [10.0, 10.0], ONE).mean == 0.0
+    probs[0, 0, :5] = -5.0
+    assert psds1(probs, events, [10.0, 10.0], ONE).mean == 1.0
+    probs[0, 0, 5:] = -5.0
+    assert psds1(probs, events, [10.0, 10.0], ONE).mean == 0.0
+
+
 @pytest.mark.parametrize(("median_frames", "published"), [(1, 0.954), (9, 0.843)])
 def test_ceiling_of_40_ms_labels_on_real_events(shared, median_frames, published):
     """Of the first 1,200 clips of the real event list, in which 109 classes occur."""

@@ -116,6 +116,12 @@ def test_learning_rate_warms_up_and_follows_the_cosine():
     assert [(step.step, step.learning_rate) for step in seen] == [(0, 3e-3), (1, 3e-3)]
 
 
+def test_the_schedule_reaches_the_weights():
+    """Adam moves a weight by about the learning rate a step: by 1 + 1/2 of it in two steps of a cosine over two."""
+    student = train_student(config(learning_rate=1e-3), [batch(0)] * 2, CLASSES).student
+    assert student.strong_head.bias.abs().max().item() == pytest.approx(1.5e-3, rel=0.03)
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_clips():
     bad = batch(1)
     bad.targets["soft"][2, 0, 0] = math.nan

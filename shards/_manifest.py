@@ -1,0 +1,105 @@
+"""manifest.parquet: the clips wanted in one audio set, each with its shard. What is committed has to add up to it."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import FormatError, atomic_path, canonical_json
+
+MANIFEST_NAME = "manifest.parquet"
+MISSING_BYTES = -1
+
+_VERSION_KEY, _VERSION = b"sed_distill.manifest", b"0"
+_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("start_ms", pa.int64(), nullable=False),
+        pa.field("duration_ms", pa.int64()),
+        pa.field("expected_ms", pa.int64()),
+    ],
+    metadata={_VERSION_KEY: _VERSION},
+)
+
+
+class ManifestRow(NamedTuple):
+    """One clip wanted.
+
+    source: relative path of its recording, with `/`, bytes other than A-Za-z0-9_.~- as %XX; empty if there is none.
+    bytes: size of the recording when the manifest was made; -1 if missing.
+    start_ms, duration_ms: the window of the recording; duration is null for a recording that is one clip.
+    expected_ms: a clip clearly shorter than this was cut off; null where nothing says.
+    """
+
+    key: str
+    shard: int
+    source: str
+    bytes: int
+    start_ms: int = 0
+    duration_ms: int | None = None
+    expected_ms: int | None = None
+
+    def recording(self, folder: Path) -> Path:
+        return folder / os.fsdecode(unquote_to_bytes(self.source))
+
+
+def by_shard(rows: Iterable[ManifestRow]) -> Mapping[int, tuple[ManifestRow, ...]]:
+    """Rows sorted by shard -> shard -> its rows."""
+    return {shard: tuple(group) for shard, group in groupby(rows, key=attrgetter("shard"))}
+
+
+def rows_sha256(rows: Sequence[ManifestRow]) -> str:
+    """Identity of what a shard is made from: the hash of its manifest rows."""
+    return hashlib.sha256(canonical_json([list(row) for row in rows]).encode()).hexdigest()
+
+
+def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
+    """Equal rows give equal bytes. A row group per shard, so that a worker reads only its own."""
+    with atomic_path(path) as temporary, _writer(temporary) as writer:
+        for shard_rows in by_shard(rows).values():
+            columns = [list(column) for column in zip(*shard_rows, strict=True)]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_page_checksum=True)
+
+
+def read_manifest(path: Path, *, shard: int | None = None) -> tuple[ManifestRow, ...]:
+    """All rows, or those of one shard. Raises FormatError if the file is not one this version wrote."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            version = (schema.metadata or {}).get(_VERSION_KEY)
+            if version != _VERSION or schema.names != _SCHEMA.names:
+                raise FormatError(
+                    f"{path}: is not a manifest of version {_VERSION.decode()}; use the version that wrote it, "
+                    f"or pack into a new dataset"
+                )
+            groups = [group for group in range(file.num_row_groups) if shard in (None, _shard_of(file, group))]
+            table = file.read_row_groups(groups)
+        table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(f"{path}: cannot be read ({reason}); restore it, or pack into a new dataset") from error
+    if not table.schema.equals(_SCHEMA) or any(table[name].null_count for name in ("key", "shard", "source", "bytes")):
+        raise FormatError(f"{path}: has other columns than a manifest, or nulls; restore it")
+    rows = tuple(ManifestRow(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    if len({row.key for row in rows}) != len(rows):
+        raise FormatError(f"{path}: names a clip twice, needs one row for each; restore it")
+    return rows
+
+
+def _shard_of(file: pq.ParquetFile, group: int) -> int:
+    return int(file.metadata.row_group(group).column(_SCHEMA.names.index("shard")).statistics.min)

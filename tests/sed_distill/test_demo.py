@@ -1,0 +1,118 @@
+"""The demo with few clips and steps: everything real, nothing done twice, and a kill costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import UsageError
+from sed_distill._comparison import Training
+from sed_distill._demo import DemoRecipe, run_demo
+from shards import verify
+from teachers._choice import DEMO_CHECKPOINT
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = DemoRecipe(
+    clips={"strong": 6, "weak": 8, "dev": 5, "eval": 7},
+    training=Training(seed=1, width=0.2, steps=2, batch_size=4, learning_rate=1e-3),
+)
+RUN_SMALL = """
+import sys
+from pathlib import Path
+from sed_distill._demo import run_demo
+from tests.sed_distill.test_demo import SMALL
+sys.exit(run_demo(Path(sys.argv[1]), SMALL))
+"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    assert run_demo(folder, SMALL) == 0
+    return folder
+
+
+@pytest.mark.xdist_group("ray")
+def test_every_clip_is_accounted_for_through_all_stages(out: Path) -> None:
+    demo = json.loads((out / "demo.json").read_text())
+    stages = {row["name"]: row for row in demo["stages"]}
+    for split, clips in SMALL.clips.items():
+        assert stages[f"generate {split}"]["clips_out"] == clips
+        for stage in ("pack", "label"):
+            row = stages[f"{stage} {split}"]
+            assert (row["clips_in"], row["clips_out"] + row["rejected"]) == (clips, clips)
+    assert verify(out / "dataset") == ()
+    assert demo["clips_generated"] == 26
+    assert "not a scientific result" in demo["is"]
+
+
+@pytest.mark.xdist_group("ray")
+def test_the_report_shows_teacher_both_students_and_the_ceiling(out: Path) -> None:
+    demo = json.loads((out / "demo.json").read_text())
+    assert [model["name"] for model in demo["psds1"]["models"]] == ["teacher", "hard", "distilled"]
+    assert all(0 <= model["psds1"] <= demo["psds1"]["ceiling"] + 0.05 for model in demo["psds1"]["models"])
+    for column in range(3):
+        mean = sum(row["psds1"][column] for row in demo["psds1"]["classes"]) / len(demo["psds1"]["classes"])
+        assert mean == pytest.approx(demo["psds1"]["models"][column]["psds1"])
+    page = (out / "report.html").read_text()
+    assert page.count('class="spectrogram"') == 6
+    assert "http" not in page.replace("http-equiv", ""), "the report must need nothing from elsewhere"
+    assert page.count("data:image/png") > 6 * 5
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_second_run_does_nothing_again(out: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert run_demo(out, SMALL) == 0
+    changed = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
+    assert changed <= {"recipe.json", "demo.json", "report.html"}
+
+
+@pytest.mark.xdist_group("ray")
+def test_another_recipe_in_the_same_folder_is_refused(out: Path) -> None:
+    other = DemoRecipe(
+        clips=SMALL.clips, training=Training(seed=2, width=0.2, steps=2, batch_size=4, learning_rate=1e-3)
+    )
+    with pytest.raises(UsageError, match="another recipe"):
+        run_demo(out, other)
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_killed_demo_goes_on_to_the_same_shards_and_students(out: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_SMALL, str(tmp_path)],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "steps" / "pack-weak.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run_demo(tmp_path, SMALL) == 0
+    for name in ("dataset", "students", "recordings"):
+        assert tree(tmp_path / name) == tree(out / name)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file but the reports, which hold times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "report.json" and not path.name.startswith(".")
+    }
+
+
+def test_the_demo_teacher_ships_with_the_project() -> None:
+    assert DEMO_CHECKPOINT.is_file()
+    assert DEMO_CHECKPOINT.stat().st_size <= 5_000_000
