@@ -65,6 +65,7 @@ def train_arm(
         seed=training.seed,
         clip_logits="max",
         batch_norm_momentum=0.1,
+        prior=0.03,
     )
     generator = torch.Generator().manual_seed(training.seed)
     batches = (mixup(batch, generator=generator) for batch in _endless(loader))

@@ -50,7 +50,7 @@ class DemoRecipe:
 
     clips: Mapping[str, int] = field(default_factory=lambda: {"strong": 40, "weak": 200, "dev": 40, "eval": 60})
     training: Training = field(
-        default_factory=lambda: Training(seed=0, width=0.2, steps=150, batch_size=16, learning_rate=3e-3)
+        default_factory=lambda: Training(seed=0, width=0.2, steps=300, batch_size=16, learning_rate=3e-3)
     )
 
 

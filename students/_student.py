@@ -1,5 +1,6 @@
 """A student: waveform in, frame and clip logits out."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -47,8 +48,11 @@ class StudentModel(nn.Module):
         return StudentLogits(self.strong_head(embeddings).transpose(1, 2), self.weak_head(embeddings.mean(dim=1)))
 
 
-def frame_mobilenet(width: float, vocabulary_size: int, *, seed: int = 0) -> StudentModel:
-    """A frame-wise MobileNetV3-Large student with seeded weights; width 0.4 is the published fmn04, 1.0 fmn10."""
+def frame_mobilenet(width: float, vocabulary_size: int, *, seed: int = 0, prior: float = 0.5) -> StudentModel:
+    """A frame-wise MobileNetV3-Large student, seeded random weights. `width` 0.4 is the published fmn04, 1.0 fmn10.
+
+    Both heads start by giving every class a probability near `prior`.
+    """
     model = StudentModel(width=width, vocabulary_size=vocabulary_size)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -57,4 +61,6 @@ def frame_mobilenet(width: float, vocabulary_size: int, *, seed: int = 0) -> Stu
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01, generator=generator)
             nn.init.zeros_(module.bias)
+    for head in (model.strong_head, model.weak_head):
+        nn.init.constant_(head.bias, math.log(prior / (1 - prior)))
     return model

@@ -5,7 +5,7 @@ import torch
 
 from pipeline import FormatError, UsageError, Vocabulary
 from shards import Batch
-from students import TrainConfig, TrainingError, load_student, predict, save_student, train_student
+from students import TrainConfig, TrainingError, frame_mobilenet, load_student, predict, save_student, train_student
 
 CLASSES = Vocabulary(mids=("/m/low", "/m/high"), names=("low tone", "high tone"))
 SAMPLES, FRAMES = 25_600, 40
@@ -51,6 +51,15 @@ def test_learns_which_tone_sounds_when():
     assert probs.shape == (4, 2, FRAMES)
     truth = unseen.targets["hard_strong"] > 0
     assert probs[truth].mean() > probs[~truth].mean() + 0.3
+
+
+def test_heads_start_at_the_prior():
+    fresh = frame_mobilenet(0.2, 2, seed=3, prior=0.03).eval()
+    logits = fresh(batch().waveform)
+    assert logits.frame.sigmoid().mean() == pytest.approx(0.03, rel=0.2)
+    assert logits.clip.sigmoid().mean() == pytest.approx(0.03, rel=0.2)
+    first = train_student(config(prior=0.03), [batch(0), batch(1)], CLASSES).history[0].loss
+    assert first > train_student(config(), [batch(0), batch(1)], CLASSES).history[0].loss, "half the cells are active"
 
 
 def test_equal_seeds_give_equal_weights():

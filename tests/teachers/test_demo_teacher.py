@@ -15,7 +15,7 @@ from teachers._beats import Beats, beats_features
 from teachers._choice import DEMO_CHECKPOINT
 
 UNSEEN_SEED = 414_243
-FLOOR = 0.75
+FLOOR = 0.88
 """Micro-averaged frame AP. Guessing gets the share of active cells, about 0.04."""
 
 
