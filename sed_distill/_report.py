@@ -38,12 +38,13 @@ def write_report(path: Path, demo: dict[str, Any], dataset: Dataset, vocabulary:
 def _clips(
     dataset: Dataset, vocabulary: Vocabulary, models: list[dict[str, Any]], probs_path: Path
 ) -> list[dict[str, Any]]:
-    """The eval clips with most overlap of different classes, as pictures."""
+    """Eval clips as pictures, from those with most overlap of different classes to those with none."""
     hard = {row["key"]: row for row in read_hard(dataset.hard_path("eval")).to_pylist()}
     keys, probs = load_probs(probs_path)
     truth = np.stack([frame_labels(_events(hard[key]), vocabulary) for key in keys]).astype(np.float32)
     overlap = np.maximum(truth.sum(axis=1) - 1, 0).sum(axis=1)
-    chosen = np.argsort(-overlap, kind="stable")[:CLIPS_SHOWN]
+    by_overlap = np.argsort(-overlap, kind="stable")
+    chosen = by_overlap[np.linspace(0, len(keys) - 1, min(CLIPS_SHOWN, len(keys))).astype(int)]
     audio = _audio(dataset, {keys[clip] for clip in chosen})
     shown = []
     for clip in chosen:
