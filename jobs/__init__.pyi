@@ -13,3 +13,4 @@ from ._stage import ShardFunction as ShardFunction
 from ._stage import ShardResult as ShardResult
 from ._stage import ShardTask as ShardTask
 from ._stage import Stage as Stage
+from ._ray import machine_cpus as machine_cpus

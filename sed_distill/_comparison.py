@@ -112,6 +112,7 @@ def evaluate_arms(
                     "name": name,
                     "title": titles[name],
                     "psds1": results[name].mean,
+                    "dev_psds1": dev.psds1(name, median_frames=filters[name]).mean,
                     "median_filter": filters[name],
                     "parameters": _parameters(students[name]) if name in students else None,
                 }

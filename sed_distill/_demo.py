@@ -5,7 +5,6 @@ Each step leaves its figures in `steps/<name>.json`; a demo that was stopped goe
 
 import contextlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from jobs import Stage, StageReport, pack_stage, ray_session, run_stage
+from jobs import Stage, StageReport, machine_cpus, pack_stage, ray_session, run_stage
 from pipeline import (
     AudioSpec,
     IntegrityError,
@@ -58,17 +57,8 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
     """Run or finish the demo in folder `out`; returns the exit code. Raises UsageError if `out` holds another demo."""
     training, seed = recipe.training, recipe.training.seed
     _claim(out, recipe)
-    cores = len(os.sched_getaffinity(0))
-    steps = _Steps(out / "steps")
+    steps = make_dataset(out, recipe.clips, seed)
     data = out / "dataset"
-    shard_steps = [f"{stage} {split}" for stage in ("pack", "label") for split in recipe.clips]
-    with ray_session(None, cpus=cores) if steps.missing(shard_steps) else contextlib.nullcontext():
-        for split, clips in recipe.clips.items():
-            steps.run(f"generate {split}", lambda split=split, clips=clips: _generate(out, split, clips, seed))
-        for split in recipe.clips:
-            steps.run(f"pack {split}", lambda split=split: _complete(_pack(out, data, split)))
-        for split in recipe.clips:
-            steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
     checked = steps.run("verify", lambda: _verify(data))
     dataset = Dataset.open(data)
     vocabulary = demo_vocabulary(dataset)
@@ -83,7 +73,7 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
         "is": "a check that every part is connected, not a scientific result",
         "seed": seed,
         "clips_generated": sum(recipe.clips.values()),
-        "machine": f"{cores} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{machine_cpus()} cores, {platform.system()} {platform.machine()}",
         "seconds": round(sum(row["elapsed_s"] for row in steps.rows.values()), 1),
         "teacher": evaluated["teacher"],
         "verify": checked["summary"],
@@ -98,6 +88,21 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
         print(f"PSDS1 {model['psds1']:.3f}  {model['title']}")
     print(f"report: {out / 'report.html'}")
     return 0
+
+
+def make_dataset(out: Path, clips: Mapping[str, int], seed: int) -> "_Steps":
+    """Generate, pack and label the demo's splits below `out`, as far as they are not there yet."""
+    steps = _Steps(out / "steps")
+    data = out / "dataset"
+    shard_steps = [f"{stage} {split}" for stage in ("pack", "label") for split in clips]
+    with ray_session(None, cpus=machine_cpus()) if steps.missing(shard_steps) else contextlib.nullcontext():
+        for split, wanted in clips.items():
+            steps.run(f"generate {split}", lambda split=split, wanted=wanted: _generate(out, split, wanted, seed))
+        for split in clips:
+            steps.run(f"pack {split}", lambda split=split: _complete(_pack(out, data, split)))
+        for split in clips:
+            steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
+    return steps
 
 
 def demo_vocabulary(dataset: Dataset) -> Vocabulary:

@@ -1,0 +1,1 @@
+"""Commands that print figures. They gate nothing; README and docs quote them with the command."""
