@@ -5,6 +5,7 @@ from ._driver import Quarantined as Quarantined
 from ._pack import PackConfig as PackConfig
 from ._pack import pack_shard as pack_shard
 from ._pack import pack_stage as pack_stage
+from ._ray import machine_cpus as machine_cpus
 from ._ray import ray_session as ray_session
 from ._report import StageReport as StageReport
 from ._run import run_stage as run_stage
@@ -13,4 +14,3 @@ from ._stage import ShardFunction as ShardFunction
 from ._stage import ShardResult as ShardResult
 from ._stage import ShardTask as ShardTask
 from ._stage import Stage as Stage
-from ._ray import machine_cpus as machine_cpus

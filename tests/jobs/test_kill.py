@@ -1,6 +1,6 @@
 """SIGKILL of the driver at any moment, then the same command: the same bytes as an undisturbed run.
 
-SED_DISTILL_CAMPAIGN_KILLS=200 makes the slice of three kills a campaign.
+`make campaign` makes the slice of three kills a campaign.
 """
 
 import os
@@ -16,7 +16,6 @@ import soundfile
 
 from jobs import pack_stage, run_stage
 
-KILLS = int(os.environ.get("SED_DISTILL_CAMPAIGN_KILLS", "3"))
 KILLS_PER_DATASET = 4
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -58,15 +57,17 @@ def start(executor: str, dataset: Path, folder: Path) -> "subprocess.Popen[str]"
     return process
 
 
+@pytest.mark.campaign
 def test_killed_at_random_moments(
-    tmp_path: Path, many_recordings: Path, undisturbed: tuple[dict[str, bytes], float]
+    tmp_path: Path, many_recordings: Path, undisturbed: tuple[dict[str, bytes], float], campaign: int
 ) -> None:
     expected, whole_s = undisturbed
+    all_kills = campaign or 3
     rng = np.random.default_rng([7, 4])
     interrupted = 0
-    for first in range(0, KILLS, KILLS_PER_DATASET):
+    for first in range(0, all_kills, KILLS_PER_DATASET):
         dataset = tmp_path / str(first)
-        kills = min(KILLS_PER_DATASET, KILLS - first)
+        kills = min(KILLS_PER_DATASET, all_kills - first)
         for _ in range(kills):
             process = start("local", dataset, many_recordings)
             time.sleep(rng.uniform(0, whole_s / kills))
@@ -74,7 +75,7 @@ def test_killed_at_random_moments(
             interrupted += process.wait() == -signal.SIGKILL
         assert start("local", dataset, many_recordings).wait() == 0
         assert tree(dataset) == expected
-    assert interrupted > KILLS // 2, "kills that come after the end test nothing"
+    assert interrupted > all_kills // 2, "kills that come after the end test nothing"
 
 
 def test_killed_driver_of_ray(

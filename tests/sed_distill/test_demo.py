@@ -37,7 +37,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("ray")
 def test_every_clip_is_accounted_for_through_all_stages(out: Path) -> None:
     demo = json.loads((out / "demo.json").read_text())
     stages = {row["name"]: row for row in demo["stages"]}
@@ -51,7 +50,6 @@ def test_every_clip_is_accounted_for_through_all_stages(out: Path) -> None:
     assert "not a scientific result" in demo["is"]
 
 
-@pytest.mark.xdist_group("ray")
 def test_the_report_shows_teacher_both_students_and_the_ceiling(out: Path) -> None:
     demo = json.loads((out / "demo.json").read_text())
     assert [model["name"] for model in demo["psds1"]["models"]] == ["teacher", "hard", "distilled"]
@@ -65,7 +63,6 @@ def test_the_report_shows_teacher_both_students_and_the_ceiling(out: Path) -> No
     assert page.count("data:image/png") > 6 * 5
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_second_run_does_nothing_again(out: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run_demo(out, SMALL) == 0
@@ -73,7 +70,6 @@ def test_a_second_run_does_nothing_again(out: Path) -> None:
     assert changed <= {"recipe.json", "demo.json", "report.html"}
 
 
-@pytest.mark.xdist_group("ray")
 def test_another_recipe_in_the_same_folder_is_refused(out: Path) -> None:
     other = DemoRecipe(
         clips=SMALL.clips, training=Training(seed=2, width=0.2, steps=2, batch_size=4, learning_rate=1e-3)
@@ -82,7 +78,6 @@ def test_another_recipe_in_the_same_folder_is_refused(out: Path) -> None:
         run_demo(out, other)
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_killed_demo_goes_on_to_the_same_shards_and_students(out: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(

@@ -15,7 +15,6 @@ import pytest
 from tests.teachers.labelling_examples import packed, tiny_beats
 from tests.teachers.test_labelling import label, label_bytes
 
-pytestmark = pytest.mark.xdist_group("ray")
 pytest.importorskip("ray.dashboard.modules.job.cli", reason="ray job submit needs ray[default]")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
