@@ -9,6 +9,7 @@ CAMPAIGN ?= 200
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TORCH_STAMP := $(VENV)/.has-$(notdir $(firstword $(TORCH)))
 
 .PHONY: demo test check bench campaign
 
@@ -30,23 +31,26 @@ bench: $(STAMP)-test
 campaign: $(STAMP)-test
 	$(BIN)/python -m pytest --campaign $(CAMPAIGN) -m campaign $(PYTEST)
 
-# PyTorch by name and first: a bare requirement would take the newest build with gigabytes of CUDA packages.
-$(BIN)/python:
+# PyTorch by name and first: a bare requirement would take the newest build with gigabytes of CUDA packages. The stamp is
+# written last, so that an installation that broke off is taken up again, and names the build, so that another replaces it.
+$(TORCH_STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
+	rm -f $(VENV)/.has-*
+	touch $@
 
-$(STAMP)-make: pyproject.toml | $(BIN)/python
+$(STAMP)-make: pyproject.toml | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make]'
 	touch $@
 
-$(STAMP)-test: pyproject.toml | $(BIN)/python
+$(STAMP)-test: pyproject.toml | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make,test]'
 	$(BIN)/pip install --quiet 'setuptools>=77.0.3,<81' wheel cython 'pandas<3' scipy
 # Needs a C compiler; without one the comparisons with it are skipped, saying so.
 	-$(BIN)/pip install --quiet --no-build-isolation sed_scores_eval==0.0.4
 	touch $@
 
-$(STAMP)-check: pyproject.toml | $(BIN)/python
+$(STAMP)-check: pyproject.toml | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make,test,check]'
 	touch $@

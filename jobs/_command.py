@@ -1,26 +1,42 @@
 """How a command ends: 0 complete, 1 incomplete, 2 wrong use, with errors a user can act on in one line."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
+from jobs._report import REPORT_NAME
 from jobs._run import run_stage
 from jobs._stage import Stage
-from pipeline import SedDistillError
+from pipeline import IntegrityError, SedDistillError
 
-EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_INCOMPLETE, EXIT_USAGE = 1, 2
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run `command` and return its exit code; a SedDistillError becomes one line on stderr and exit code 2."""
+    """Run `command` and return its exit code.
+
+    A SedDistillError becomes one line on stderr, with exit code 1 if bytes on disk are not what they should be, else 2.
+    So do a missing library (2) and what a disk or its permissions refuse (1). SIGTERM is taken as Ctrl-C is, so that
+    nothing started by the command stays behind. To be called in the main thread.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command()
     except SedDistillError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_INCOMPLETE if isinstance(error, IntegrityError) else EXIT_USAGE
+    except OSError as error:
+        print(f"error: {error}; what was committed stays: put this right and give the same command", file=sys.stderr)
+        return EXIT_INCOMPLETE
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; install what making shards needs: pip install '.[make]'", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted: what was committed stays; the same command goes on from there", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_INCOMPLETE
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_stage_from(stage: Stage, arguments: argparse.Namespace) -> int:
-    """Run `stage` as the arguments say; prints its summary and returns the exit code."""
+    """Run `stage` as the arguments say; prints its summary, where to read more, and returns the exit code."""
     report = run_stage(
         stage,
         executor=arguments.executor,
@@ -43,4 +59,6 @@ def run_stage_from(stage: Stage, arguments: argparse.Namespace) -> int:
         max_rejected=arguments.max_rejected,
     )
     print(report.summary())
+    if report.rejected or report.exit_code:
+        print(f"which and why: {stage.output / REPORT_NAME}")
     return report.exit_code

@@ -113,7 +113,7 @@ class Driver:
             self._handle(event)
 
     def stop(self) -> None:
-        """Give up every worker; running shards leave nothing behind."""
+        """Give up every worker. Nothing of a running shard is committed."""
         for worker in [*self._running, *self._idle, *self._starting]:
             self._pool.kill(worker)
         self._running.clear()

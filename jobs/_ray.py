@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +42,7 @@ def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address is None:
         ray.init(
             "local",
@@ -57,6 +60,8 @@ def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
             raise UsageError(
                 f"no Ray answers at {address} ({describe_error(error)}); start one there, or ask for address local"
             ) from error
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process here and now
     try:
         yield
     finally:
@@ -93,9 +98,12 @@ class RayPool(Pool):
 
     def __enter__(self) -> "RayPool":
         cpus = max(machine_cpus(), self.workers * self._stage.cpus)
-        self._session.enter_context(ray_session(self._address, cpus=cpus))
-        if not self.workers:
-            self.workers = self._room()
+        with contextlib.ExitStack() as session:
+            session.enter_context(ray_session(self._address, cpus=cpus))
+            self._check_gpus()
+            if not self.workers:
+                self.workers = self._room()
+            self._session = session.pop_all()
         return self
 
     def __exit__(
@@ -164,6 +172,17 @@ class RayPool(Pool):
             self._starting.remove(worker)
             return Ready(worker=worker)
         return Done(worker=worker, result=answer)
+
+    def _check_gpus(self) -> None:
+        """A cluster may still grow; on one machine a worker would wait for its GPU for ever."""
+        import ray
+
+        has = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+        if self._address is None and has < self._stage.gpus:
+            raise UsageError(
+                f"this machine has {has:g} GPUs and a worker of stage {self._stage.name} needs {self._stage.gpus:g}; "
+                f"run it on the CPU, or name a cluster with --ray-address"
+            )
 
     def _room(self) -> int:
         """Workers the machine or cluster has room for now, a core left to the driver where there are more than two."""

@@ -44,7 +44,7 @@ class StageReport:
     stopped: str | None = None
     quarantined: tuple[Quarantined, ...] = ()
     rejections: tuple[Rejection, ...] = ()
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.clips != self.stored + sum(self.rejected.values()) + self.not_done:
@@ -90,6 +90,7 @@ class StageReport:
             parts[-1] += f" ({reasons})"
         if self.not_done:
             parts[-1] += f" + {self.not_done} not done"
+        parts += [f"{count} {note.replace('_', ' ')}" for note, count in self.notes.items() if count]
         if self.quarantined:
             parts.append(f"{len(self.quarantined)} shards quarantined, first: {self.quarantined[0].reason}")
         if self.stopped:

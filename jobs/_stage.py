@@ -56,7 +56,7 @@ class Stage:
     done: results of the shards that were already committed, so that the report accounts for every clip of the manifest.
     output: folder that receives shards and report.json; absolute, because a job may run anywhere.
     cpus, gpus: what one worker uses. OMP_NUM_THREADS is `cpus` in worker processes, before any library is loaded.
-    notes: facts found while planning that belong in the report (clips of the folder that nobody asked for, ...).
+    notes: counts found while planning that belong in the report (recordings that nobody asked for, ...).
     """
 
     name: str
@@ -67,4 +67,4 @@ class Stage:
     output: Path
     cpus: int = 1
     gpus: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)

@@ -12,6 +12,8 @@ SLOPPY_HEADER_BYTES = 64
 
 _HEAD_BYTES = 4096
 _OGG_TAIL_BYTES = 2 * 65_307  # a page has at most 65,307 bytes, so the last one starts in here
+# Far more chunks or boxes than any recording has; a file of zeros would be walked for minutes, 8 bytes at a time.
+_MOST_CHUNKS = 100_000
 _W64_RIFF, _W64_DATA = b"riff\x2e\x91\xcf\x11", b"data\xf3\xac\xd3\x11"
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -20,9 +22,9 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 def cut_off(file: BinaryIO) -> str | None:
     """What is missing at the end of this file by its own structure, or None if nothing is known to be missing.
 
-    Reads headers (and the last page of an Ogg file), never the whole file. Understands WAV, AIFF, AU, W64, CAF, Ogg,
-    MP4, Matroska/WebM, ASF/WMA, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones is
-    taken as unknown, as streaming writers leave it."""
+    Reads headers (and the last page of an Ogg file), never the whole file. Understands WAV, RF64, AIFF, AU, W64, CAF,
+    Ogg, MP4, Matroska/WebM, ASF/WMA, and MP3 with a Xing or VBRI header; other content is None. A size of 0 or all ones
+    is taken as unknown, as streaming writers leave it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -52,6 +54,9 @@ def _stated_end(file: BinaryIO, head: bytes, size: int) -> int | str | None:
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
         header = "<4sI" if head[:4] == b"RIFF" else ">4sI"
         return _chunk_end(file, size, start=12, name=b"data", header=header, align=2, unknown=0xFFFFFFFF)
+    if head[:4] == b"RF64" and head[12:16] == b"ds64":  # which has the size of the audio chunk, whose own is all ones
+        body = int.from_bytes(head[28:36], "little")
+        return _chunk_end(file, size, start=12, name=b"data", header="<4sI", align=2, unknown=0xFFFFFFFF, body=body)
     if head[:4] == b"FORM" and head[8:11] == b"AIF":
         return _chunk_end(file, size, start=12, name=b"SSND", header=">4sI", align=2, unknown=0xFFFFFFFF)
     if head[:8] == _W64_RIFF:
@@ -84,15 +89,21 @@ def _chunk_end(
     align: int,
     unknown: int,
     inclusive: bool = False,
+    body: int = 0,
 ) -> int | None:
-    """End of the audio chunk in a list of (name, size, body) chunks; `inclusive` when a size counts its own header."""
+    """End of the audio chunk in a list of (name, size, body) chunks; `inclusive` when a size counts its own header.
+
+    `body` is the length of the audio chunk's body where its own size is `unknown`, 0 if nothing says."""
     length = struct.calcsize(header)
-    while start + length <= size:
+    for _ in range(_MOST_CHUNKS):
+        if start + length > size:
+            break
         file.seek(start)
-        found, body = struct.unpack(header, file.read(length))
-        end = int(start + body if inclusive else start + length + body)
+        found, stated = struct.unpack(header, file.read(length))
         if found == name:
-            return None if body in (0, unknown) else end
+            stated = body if stated == unknown else stated
+            return None if stated == 0 else start + int(stated if inclusive else length + stated)
+        end = start + int(stated if inclusive else length + stated)
         start = max(-(-end // align) * align, start + length)
     return None
 
@@ -101,7 +112,7 @@ def _ogg_end(file: BinaryIO, size: int) -> int | str | None:
     base = max(0, size - _OGG_TAIL_BYTES)
     file.seek(base)
     tail = file.read()
-    page = tail.rfind(b"OggS")
+    page = tail.rfind(b"OggS\0")  # with the version after it: the four letters alone also occur by chance in audio
     if page < 0 or page + 27 > len(tail):
         return "its last Ogg page is incomplete"
     segments = tail[page + 26]
@@ -113,7 +124,9 @@ def _ogg_end(file: BinaryIO, size: int) -> int | str | None:
 
 def _mp4_end(file: BinaryIO, size: int) -> int | None:
     start = 0
-    while start + 8 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if start + 8 > size:
+            return start
         file.seek(start)
         header = file.read(16)
         length, header_bytes = int.from_bytes(header[:4], "big"), 8
@@ -122,7 +135,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int | None:
         if length == 0:  # the last box, to the end of the file
             return None
         start += max(length, header_bytes)
-    return start
+    return None
 
 
 def _matroska_end(head: bytes) -> int | None:

@@ -38,9 +38,10 @@ def scan_folder(folder: Path) -> list[FolderEntry]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; name the folder that holds the recordings")
     entries: list[FolderEntry] = []
-    ignored = 0
+    ignored = links = 0
     for parent, directories, names in os.walk(folder, onerror=_cannot_list):
         directories[:] = [name for name in directories if not name.startswith(".")]
+        links += sum(os.path.islink(os.path.join(parent, name)) for name in directories)
         for name in names:
             if name.startswith(".") or os.path.splitext(name)[1].lower() in SIDE_FILE_SUFFIXES:
                 ignored += 1
@@ -51,7 +52,8 @@ def scan_folder(folder: Path) -> list[FolderEntry]:
                 entries.append(FolderEntry(Path(os.path.relpath(path, folder)).as_posix(), size_bytes))
     if not entries:
         raise UsageError(
-            f"{folder} holds no recordings ({ignored} hidden and side files ignored); name the folder that holds them"
+            f"{folder} holds no recordings ({ignored} hidden and side files ignored, {links} links to folders not "
+            "followed); name the folder that holds them"
         )
     return sorted(entries, key=lambda entry: entry.raw)
 

@@ -17,9 +17,9 @@ def frame_at(sample: int, sample_rate: int = 16_000) -> int:
     return sample * 1000 // (sample_rate * HOP_MS)
 
 
-def valid_frames(samples: int, sample_rate: int = 16_000) -> int:
-    """Frames of the 10 s grid that stand on audio: ceil(samples / hop), at most 250."""
-    return min(FRAMES, -(-samples * 1000 // (sample_rate * HOP_MS)))
+def valid_frames(samples: int, sample_rate: int = 16_000, *, hop_ms: int = HOP_MS, frames: int = FRAMES) -> int:
+    """Frames of a grid, without options the 10 s one, that stand on audio: ceil(samples / hop), at most `frames`."""
+    return min(frames, -(-samples * 1000 // (sample_rate * hop_ms)))
 
 
 def event_frames(onset_ms: int, offset_ms: int, *, float32_compat: bool = False) -> tuple[int, int]:

@@ -88,7 +88,8 @@ def to_pcm16(decoded: Decoded, spec: AudioSpec) -> PcmClip:
     """Downmix to the spec's layout, resample (soxr HQ, as librosa does by default), cut, round to int16.
 
     Length is ceil(n * spec.sample_rate / source rate), at most `spec.max_samples`. int16 mono at the spec's rate comes
-    out bit-identical. Raises ClipRejected("unsupported") for foa from anything but 4 channels."""
+    out bit-identical. Raises ClipRejected: "unsupported" for foa from anything but 4 channels, "not_finite" for samples
+    so large that the result is not."""
     channels, total = decoded.samples.shape
     kept = decoded.samples[:, : (spec.clip_ms + 1000 * _MARGIN_S) * decoded.sample_rate // 1000]
     if spec.layout == "mono":
@@ -103,6 +104,8 @@ def to_pcm16(decoded: Decoded, spec: AudioSpec) -> PcmClip:
     ]
     scaled = np.rint(audio * np.float32(32768))
     low, high = float(scaled.min(initial=0)), float(scaled.max(initial=0))
+    if not np.isfinite([low, high]).all():  # finite in the recording, beyond float32 once mixed, filtered and scaled
+        raise ClipRejected("not_finite", "samples are too large to resample: float PCM that is damaged or no audio")
     clipped_samples = int(np.count_nonzero((scaled < -32768) | (scaled > 32767))) if low < -32768 or high > 32767 else 0
     cut_samples = _resampled_length(total, decoded.sample_rate, spec.sample_rate) - audio.shape[1]
     rms = _energy(audio) ** 0.5

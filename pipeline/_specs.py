@@ -1,12 +1,11 @@
 """The typed contracts that stages meet on: stored audio (AudioSpec), labels (TargetSpec), class order (Vocabulary)."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from pipeline._errors import MetadataError, UsageError
-from pipeline._grid import HOP_MS
+from pipeline._grid import CLIP_MS, FRAMES, HOP_MS, valid_frames
 from pipeline._json import fields, integer, one_of, texts
 
 Layout = Literal["mono", "foa"]
@@ -62,13 +61,16 @@ class AudioSpec:
 
     sample_rate: int = 16_000
     layout: Layout = "mono"
-    clip_ms: int = 10_000
+    clip_ms: int = CLIP_MS
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise UsageError(f"audio layout is {self.layout!r}, needs one of {', '.join(get_args(Layout))}")
         if not 1_000 <= self.sample_rate <= 768_000 or not HOP_MS <= self.clip_ms <= 3_600_000:
-            raise UsageError(f"audio spec of {self.sample_rate} Hz and {self.clip_ms} ms is out of range")
+            raise UsageError(
+                f"audio spec has {self.sample_rate} Hz and {self.clip_ms} ms; "
+                f"needs 1000 to 768000 Hz and {HOP_MS} to 3600000 ms"
+            )
         if self.sample_rate * HOP_MS % 1000:
             raise UsageError(
                 f"{self.sample_rate} Hz has no whole number of samples in a {HOP_MS} ms frame; use a multiple of 25 Hz"
@@ -117,9 +119,9 @@ class TargetSpec:
     axes: tuple[Axis, ...]
     kind: ValueKind
     vocabulary: Vocabulary
-    context_ms: int = 10_000
+    context_ms: int = CLIP_MS
     hop_ms: int | None = HOP_MS
-    frames: int | None = 250
+    frames: int | None = FRAMES
 
     def __post_init__(self) -> None:
         axes = set(self.axes)
@@ -142,7 +144,7 @@ class TargetSpec:
         """Frames that stand on audio: ceil(samples / hop), at most `frames`. 160,000 samples at 16 kHz -> 250."""
         if self.hop_ms is None or self.frames is None:
             raise UsageError("a target without a 'time' axis has no frames")
-        return min(self.frames, math.ceil(samples * 1000 / (sample_rate * self.hop_ms)))
+        return valid_frames(samples, sample_rate, hop_ms=self.hop_ms, frames=self.frames)
 
     def to_json(self) -> dict[str, Any]:
         return {

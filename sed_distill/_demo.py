@@ -1,16 +1,16 @@
 """`sed-distill demo`: generated recordings in, two students and a report out, through every stage of the pipeline.
 
-Each step leaves its figures in `steps/<name>.json`; a demo that was stopped goes on behind the last of them.
+Each step leaves its figures in `steps/<name>.json`; a demo that was stopped goes on behind the last of them, and one of
+which something was removed goes back to where that was made.
 """
 
 import contextlib
+import itertools
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline import (
     write_split,
 )
 from sed_distill._comparison import Arm, Training, evaluate_arms, train_arm
+from sed_distill._processes import training_processes
 from sed_distill._report import write_report
 from shards import Dataset, verify
 from students import TrainStep
@@ -54,12 +55,17 @@ class DemoRecipe:
 
 
 def run_demo(out: Path, recipe: DemoRecipe) -> int:
-    """Run or finish the demo in folder `out`; returns the exit code. Raises UsageError if `out` holds another demo."""
+    """Run or finish the demo in folder `out`; returns the exit code.
+
+    Raises UsageError for a negative seed and if `out` holds another demo or cannot be written.
+    """
     training, seed = recipe.training, recipe.training.seed
+    if seed < 0:
+        raise UsageError(f"the demo's seed is {seed}, needs 0 or more")
     _claim(out, recipe)
     steps = make_dataset(out, recipe.clips, seed)
     data = out / "dataset"
-    checked = steps.run("verify", lambda: _verify(data))
+    checked = steps.run("verify", lambda: _verify(data), leaves=data)
     dataset = Dataset.open(data)
     vocabulary = demo_vocabulary(dataset)
     students = out / "students"
@@ -68,6 +74,7 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
     evaluated = steps.run(
         "evaluate",
         lambda: evaluate_arms(ARMS, dataset, vocabulary, labels=LABELS, folder=students, probs_path=probs_path),
+        leaves=probs_path,
     )
     demo = {
         "is": "a check that every part is connected, not a scientific result",
@@ -93,15 +100,31 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
 def make_dataset(out: Path, clips: Mapping[str, int], seed: int) -> "_Steps":
     """Generate, pack and label the demo's splits below `out`, as far as they are not there yet."""
     steps = _Steps(out / "steps")
-    data = out / "dataset"
-    shard_steps = [f"{stage} {split}" for stage in ("pack", "label") for split in clips]
-    with ray_session(None, cpus=machine_cpus()) if steps.missing(shard_steps) else contextlib.nullcontext():
+    dataset = Dataset(out / "dataset")
+    with contextlib.ExitStack() as session:
+
+        def complete(stage: Stage) -> dict[str, Any]:
+            session.enter_context(ray_session(None, cpus=machine_cpus()))  # starts at the first stage and serves all
+            return _complete(stage)
+
         for split, wanted in clips.items():
-            steps.run(f"generate {split}", lambda split=split, wanted=wanted: _generate(out, split, wanted, seed))
+            steps.run(
+                f"generate {split}",
+                lambda split=split, wanted=wanted: _generate(out, split, wanted, seed),
+                leaves=out / "recordings" / split,
+            )
         for split in clips:
-            steps.run(f"pack {split}", lambda split=split: _complete(_pack(out, data, split)))
+            steps.run(
+                f"pack {split}",
+                lambda split=split: complete(_pack(out, dataset.root, split)),
+                leaves=dataset.audio_folder(split, AudioSpec().name),
+            )
         for split in clips:
-            steps.run(f"label {split}", lambda split=split: _complete(_label(data, split)))
+            steps.run(
+                f"label {split}",
+                lambda split=split: complete(_label(dataset.root, split)),
+                leaves=dataset.labels_folder(split, LABELS),
+            )
     return steps
 
 
@@ -111,21 +134,26 @@ def demo_vocabulary(dataset: Dataset) -> Vocabulary:
 
 
 class _Steps:
-    """Runs each step once: its result and seconds are in a file, written when the step is complete."""
+    """Runs each step once: its result and seconds are in a file, written when the step is complete.
+
+    A step whose product is gone runs again, and so do all behind it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ran = False
         self.rows: dict[str, dict[str, Any]] = {}
 
-    def missing(self, names: Iterable[str]) -> bool:
-        return not all(self._path(name).exists() for name in names)
+    def done(self, name: str, leaves: Path) -> bool:
+        return not self._ran and self._path(name).exists() and leaves.exists()
 
-    def run(self, name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The step's result, a JSON object with clips_in, clips_out and rejected."""
+    def run(self, name: str, step: Callable[[], dict[str, Any]], *, leaves: Path) -> dict[str, Any]:
+        """The step's result, a JSON object with clips_in, clips_out and rejected. `leaves`: the product of the step."""
         path = self._path(name)
-        if path.exists():
+        if self.done(name, leaves):
             result: dict[str, Any] = json.loads(path.read_text())
         else:
+            self._ran = True
             print(f"{name} ...", flush=True)
             started_s = time.monotonic()
             result = step()
@@ -197,8 +225,9 @@ def _complete(stage: Stage) -> dict[str, Any]:
 
 def _train(steps: "_Steps", dataset: Dataset, vocabulary: Vocabulary, training: Training, students: Path) -> None:
     """Both arms side by side, a process and a core each."""
-    missing = [arm for arm in ARMS if steps.missing([f"train {arm.name}"])]
-    with ProcessPoolExecutor(len(ARMS), mp_context=get_context("spawn")) as processes:
+    paths = {arm.name: students / f"{arm.name}.pt" for arm in ARMS}
+    missing = itertools.dropwhile(lambda arm: steps.done(f"train {arm.name}", paths[arm.name]), ARMS)
+    with training_processes(len(ARMS)) as processes:
         running = {
             arm.name: processes.submit(
                 train_arm,
@@ -207,13 +236,13 @@ def _train(steps: "_Steps", dataset: Dataset, vocabulary: Vocabulary, training: 
                 vocabulary,
                 training,
                 labels=LABELS,
-                path=students / f"{arm.name}.pt",
+                path=paths[arm.name],
                 on_step=_Lines(arm.name, training.steps),
             )
             for arm in missing
         }
-        for arm in ARMS:
-            steps.run(f"train {arm.name}", lambda arm=arm: running[arm.name].result())
+        for name, path in paths.items():
+            steps.run(f"train {name}", lambda name=name: running[name].result(), leaves=path)
 
 
 def _verify(data: Path) -> dict[str, Any]:

@@ -11,8 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import FRAMES, AudioSpec, TargetSpec, UsageError, Vocabulary, frame_labels, projection, valid_frames
-from pipeline._specs import ValueKind
+from pipeline import (
+    CLIP_MS,
+    FRAMES,
+    AudioSpec,
+    TargetSpec,
+    UsageError,
+    Vocabulary,
+    frame_labels,
+    projection,
+    valid_frames,
+)
 from shards._batch import Batch
 from shards._join import JoinedSource, LabelRows
 from shards._reader import AudioReader, LabelReader
@@ -130,7 +139,7 @@ def _fill_soft(target: Cells, weight: Cells, rows: LabelRows, clip: int, project
         weight[projected.rows] = 1
 
 
-def _to_probabilities(out: Cells, values: Cells, kind: ValueKind) -> None:
+def _to_probabilities(out: Cells, values: Cells, kind: str) -> None:
     if kind == "probability":
         np.copyto(out, values)
         return
@@ -148,8 +157,11 @@ def _common_spec(sources: Sequence[JoinedSource]) -> AudioSpec:
         found = ", ".join(f"{name} has {spec.name}" for name, spec in specs.items())
         raise UsageError(f"sources of one mix need one audio spec; {found}: transcode one of them")
     spec = next(iter(specs.values()))
-    if spec.layout != "mono":
-        raise UsageError(f"the loader reads mono audio; {', '.join(specs)} has {spec.name}")
+    if spec.layout != "mono" or spec.clip_ms > CLIP_MS:
+        names = ", ".join(specs)
+        raise UsageError(
+            f"sources {names} have audio {spec.name}, the loader needs mono of at most {CLIP_MS} ms; pack it so"
+        )
     return spec
 
 

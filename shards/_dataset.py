@@ -125,9 +125,9 @@ def _parse_description(path: Path) -> KeyMode:
             content = file.read(_MAX_DATASET_BYTES)
         value = json.loads(content.decode())
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); restore it") from error
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: is not JSON ({error}); it was edited or damaged") from None
+        raise FormatError(f"{path}: is not JSON ({error}), so it was edited or damaged; restore it") from None
     check_format(value, path, DATASET_FORMAT, DATASET_VERSION)
     got = fields(value, str(path), ("format", "version", "keys"))
     return cast(KeyMode, one_of(got["keys"], f"{path}: keys", get_args(KeyMode)))

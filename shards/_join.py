@@ -100,6 +100,8 @@ def _join_labels(
         have = ", ".join(dataset.label_sets(split)) or "none"
         raise UsageError(f"{where}: there is no such label set; the split has {have}: label it or ask for these")
     sidecars = dataset.label_shards(split, label_set)
+    if not sidecars:
+        raise UsageError(f"{where}: has no committed shard; label the split")
     targets = {side.target for side in sidecars}
     if len(targets) != 1:
         raise FormatError(f"{where}: its shards state {len(targets)} targets, a label set has one; label it again")

@@ -3,8 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -54,8 +52,11 @@ class ManifestRow(NamedTuple):
 
 
 def by_shard(rows: Iterable[ManifestRow]) -> Mapping[int, tuple[ManifestRow, ...]]:
-    """Rows sorted by shard -> shard -> its rows."""
-    return {shard: tuple(group) for shard, group in groupby(rows, key=attrgetter("shard"))}
+    """Shard -> its rows, both in the order given."""
+    groups: dict[int, list[ManifestRow]] = {}
+    for row in rows:
+        groups.setdefault(row.shard, []).append(row)
+    return {shard: tuple(group) for shard, group in groups.items()}
 
 
 def rows_sha256(rows: Sequence[ManifestRow]) -> str:
@@ -87,13 +88,17 @@ def read_manifest(path: Path, *, shard: int | None = None) -> tuple[ManifestRow,
                     f"{path}: is not a manifest of version {_VERSION.decode()}; use the version that wrote it, "
                     f"or pack into a new dataset"
                 )
-            groups = [group for group in range(file.num_row_groups) if shard in (None, _shard_of(file, group))]
+            groups = [group for group in range(file.num_row_groups) if shard is None or _shard_of(file, group) == shard]
             table = file.read_row_groups(groups)
+            if shard is None and len(table) != file.metadata.num_rows:
+                has = f"has {len(table)} rows, its footer states {file.metadata.num_rows}"
+                raise FormatError(f"{path}: {has}; restore it, or pack into a new dataset")
         table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path}: cannot be read ({reason}); restore it, or pack into a new dataset") from error
-    if not table.schema.equals(_SCHEMA) or any(table[name].null_count for name in ("key", "shard", "source", "bytes")):
+    required = [field.name for field in _SCHEMA if not field.nullable]
+    if not table.schema.equals(_SCHEMA) or any(table[name].null_count for name in required):
         raise FormatError(f"{path}: has other columns than a manifest, or nulls; restore it")
     rows = tuple(ManifestRow(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
     if len({row.key for row in rows}) != len(rows):

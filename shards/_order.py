@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
-from math import floor, gcd, lcm
+from math import floor, gcd, inf, lcm
 
 import numpy as np
 import numpy.typing as npt
@@ -57,10 +57,12 @@ def exact_shares(shares: Mapping[str, float], batch_size: int) -> dict[str, int]
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; needs at least 1")
     # 1/3 as a float is meant as a third: no batch has a million clips, so nothing finer is asked for.
-    ratios = {name: Fraction(share).limit_denominator(1_000_000) for name, share in shares.items()}
+    ratios = {
+        name: Fraction(share if 0 < share < inf else 0).limit_denominator(1_000_000) for name, share in shares.items()
+    }
     bad = [f"{name}: {shares[name]}" for name, ratio in ratios.items() if ratio <= 0]
     if bad or not ratios:
-        raise UsageError(f"shares must be above 0; got {', '.join(bad) or 'no source'}")
+        raise UsageError(f"shares must be numbers above 0; got {', '.join(bad) or 'no source'}")
     total = sum(ratios.values())
     wanted = {name: ratio / total * batch_size for name, ratio in ratios.items()}
     if all(clips.denominator == 1 for clips in wanted.values()):

@@ -17,14 +17,18 @@ _Reader = TypeVar("_Reader", bound="_ShardReader")
 
 
 class _ShardReader:
-    """One open tar. Reads are positional, so threads may share a reader."""
+    """One open tar. Reads are positional, so threads may share a reader.
+
+    Other OS errors (no descriptor left, a disk or network that fails) are the machine's trouble, not the clip's: they
+    pass as OSError and cost no clip.
+    """
 
     def __init__(self, tar_path: Path, clips: AudioClips | LabelClips) -> None:
         self._tar_path = tar_path
         self._clips = clips
         try:
             self._file = tar_path.open("rb", buffering=0)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
             raise IntegrityError(f"{tar_path}: cannot be read ({error.strerror}); restore it") from error
 
     def __enter__(self: _Reader) -> _Reader:
@@ -41,7 +45,10 @@ class _ShardReader:
     def read_bytes(self, row: int) -> bytes:
         """The member of clip `row` as it is stored. Raises IntegrityError unless it has its length and CRC32C."""
         clips = self._clips
-        content = os.pread(self._file.fileno(), clips.length[row], clips.offset[row])
+        try:
+            content = os.pread(self._file.fileno(), clips.length[row], clips.offset[row])
+        except OSError as error:  # it does not know the file's name
+            raise OSError(error.errno, error.strerror, str(self._tar_path)) from error
         if len(content) != clips.length[row]:
             raise IntegrityError(f"{self._where(row)}: the tar ends within it; restore the tar")
         if google_crc32c.value(content) != clips.crc32c[row]:

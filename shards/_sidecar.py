@@ -7,20 +7,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import AudioSpec, TargetSpec, canonical_json
+from pipeline import MAX_KEY_LENGTH, AudioSpec, TargetSpec, canonical_json
 
 SHARD_FORMAT = "sed-distill/shard"
 SHARD_VERSION = 0
-_KEY = re.compile(r"[A-Za-z0-9_%-]{1,240}")  # a dot would end the key for WebDataset, a slash would make a folder
+# A dot would end the key for WebDataset, a slash would make a folder.
+_KEY = re.compile(rf"[A-Za-z0-9_%-]{{1,{MAX_KEY_LENGTH}}}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioClips:
-    """The stored clips of an audio shard in the order of the tar, one tuple per column.
+class _Clips:
+    """Clips in the order of the tar, one tuple per column.
 
     offset and length (bytes) place the member's content in the tar, crc32c is its checksum. identity: 32 hex digits of
-    the sha256 of the PCM. samples: per channel. origin: codec it was decoded from. cut_samples: dropped at the end.
-    clipped_samples: saturated on the way to int16.
+    the sha256 of the PCM. samples: per channel.
     """
 
     key: tuple[str, ...]
@@ -29,31 +29,31 @@ class AudioClips:
     crc32c: tuple[int, ...]
     identity: tuple[str, ...]
     samples: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioClips(_Clips):
+    """The stored clips of an audio shard.
+
+    origin: codec it was decoded from. cut_samples: dropped at the end, per channel. clipped_samples: saturated on the
+    way to int16.
+    """
+
     origin: tuple[str, ...]
     cut_samples: tuple[int, ...]
     clipped_samples: tuple[int, ...]
     flags: tuple[tuple[str, ...], ...]
 
-    def __len__(self) -> int:
-        return len(self.key)
-
 
 @dataclass(frozen=True, kw_only=True)
-class LabelClips:
+class LabelClips(_Clips):
     """Every clip of the labelled audio shard, in its order; identity and samples are those of the audio.
 
     A clip without a label (see `LabelSidecar.failed`) has offset, length and crc32c 0.
     """
-
-    key: tuple[str, ...]
-    offset: tuple[int, ...]
-    length: tuple[int, ...]
-    crc32c: tuple[int, ...]
-    identity: tuple[str, ...]
-    samples: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.key)
 
 
 @dataclass(frozen=True, kw_only=True)

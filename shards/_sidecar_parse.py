@@ -70,13 +70,9 @@ def check_format(value: object, path: Path, name: str, version: int) -> None:
 def _audio_sidecar(value: Mapping[str, Any], path: Path) -> AudioSidecar:
     where = f"{path}: "
     common = _common(value, path, "audio", ("clips", "rejected"), ("flac",))
-    columns: dict[str, _Read] = {
-        "key": _keys,
-        "offset": integers,
+    columns = {
+        **_columns_of_both(),
         "length": _lengths,
-        "crc32c": _checksums,
-        "identity": _identities,
-        "samples": integers,
         "origin": texts,
         "cut_samples": integers,
         "clipped_samples": integers,
@@ -99,15 +95,7 @@ def _label_sidecar(value: Mapping[str, Any], path: Path) -> LabelSidecar:
     where = f"{path}: "
     common = _common(value, path, "labels", ("target", "clips", "failed"), ("float16-npy",))
     target = TargetSpec.from_json(value["target"], f"{where}target")
-    columns: dict[str, _Read] = {
-        "key": _keys,
-        "offset": integers,
-        "length": _lengths_or_zero,
-        "crc32c": _checksums,
-        "identity": _identities,
-        "samples": integers,
-    }
-    clips = LabelClips(**_columns(value["clips"], f"{where}clips", columns))
+    clips = LabelClips(**_columns(value["clips"], f"{where}clips", _columns_of_both()))
     failed = _refusals(value["failed"], f"{where}failed", LABEL_FAILURES)
     _check_samples(clips.samples, common["spec"], where)
     stored = [row for row in range(len(clips)) if clips.length[row]]
@@ -122,6 +110,17 @@ def _label_sidecar(value: Mapping[str, Any], path: Path) -> LabelSidecar:
     lengths = [clips.length[row] for row in stored]
     _check_layout([f"{clips.key[row]}.npy" for row in stored], offsets, lengths, common["tar_bytes"], where)
     return LabelSidecar(**common, target=target, clips=clips, failed=failed)
+
+
+def _columns_of_both() -> dict[str, _Read]:
+    return {
+        "key": _keys,
+        "offset": integers,
+        "length": _lengths_or_zero,
+        "crc32c": _checksums,
+        "identity": _identities,
+        "samples": integers,
+    }
 
 
 def _common(
@@ -176,7 +175,7 @@ def _read_bounded(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_SIDECAR_BYTES + 1)
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); restore it or write the shard again") from error
 
 
 def _columns(value: object, where: str, readers: Mapping[str, _Read]) -> dict[str, tuple[Any, ...]]:

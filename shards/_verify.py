@@ -117,6 +117,9 @@ def _audio_problems(folder: _Folder[AudioSidecar]) -> Iterator[Problem]:
                 )
     manifest_path = folder.path / MANIFEST_NAME
     if not manifest_path.exists():
+        # Hand-made shards need none; packed ones were made from one, and without it a lost last shard is not missed.
+        if any("manifest_sha256" in sidecar.provenance for sidecar in folder.sidecars.values()):
+            yield Problem(manifest_path, None, "manifest", "is missing; restore it or pack the split again")
         yield from _missing(folder, range(max((*folder.sidecars, *folder.unreadable, -1)) + 1))
         return
     try:

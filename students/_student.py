@@ -34,7 +34,6 @@ class StudentModel(nn.Module):
                 f"needs a width from {MIN_WIDTH} to {MAX_WIDTH} and at least one class"
             )
         self.width = width
-        self.vocabulary_size = vocabulary_size
         backbone = FrameMobileNet(width)
         self.model = nn.ModuleDict({"fmn": backbone})
         self.strong_head = nn.Linear(backbone.embedding_size, vocabulary_size)

@@ -4,17 +4,15 @@ import argparse
 from pathlib import Path
 
 from jobs import add_run_arguments, run_stage_from
-from teachers._choice import TeacherChoice
-from teachers._labelling import label_stage
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
     parser.add_argument("--dataset", required=True, help="absolute path of the dataset")
     parser.add_argument("--split", default=default_split, required=default_split is None, help="split to label")
-    parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT (families: beats), or 'demo'")
+    parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT such as beats=BEATs_strong_1.pt, or 'demo'")
     parser.add_argument("--labels", required=True, help="name of the label set to write")
     parser.add_argument("--audio", help="audio set to label, if the split has several")
-    parser.add_argument("--device", default="cpu", help="torch device of each worker (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: a GPU for each worker (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass (default: 8)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads per worker (default: 1)")
     add_run_arguments(parser)
@@ -22,6 +20,9 @@ def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | No
 
 def run_label(arguments: argparse.Namespace) -> int:
     """Label what is missing; returns the exit code."""
+    from teachers._choice import TeacherChoice  # these load torch, which no other command has to wait for
+    from teachers._labelling import label_stage
+
     stage = label_stage(
         dataset=Path(arguments.dataset),
         split=arguments.split,

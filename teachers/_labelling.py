@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -29,11 +28,12 @@ from shards import (
     read_audio_sidecar,
 )
 from teachers._choice import TeacherChoice
+from teachers._registry import parse_device
 from teachers._teacher import Teacher
 
 T = TypeVar("T")
-LABEL_SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-RESERVED_TARGETS = ("hard_weak", "hard_strong")
+# Damage can be undone, unlike what a teacher says of a clip: shards with this reason are labelled again.
+_UNREADABLE = "unreadable_audio"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +62,29 @@ def label_stage(
     batch_size: int = 8,
     threads: int = 1,
 ) -> Stage:
-    """The shards of `split` that label set `labels` still lacks.
+    """The shards of `split` that label set `labels` still lacks, or has without clips whose audio could not be read.
 
     Loads the teacher once here, so that a wrong checkpoint is an error before any worker starts and so that labels of
-    another provenance are refused instead of mixed with these.
+    another provenance are refused instead of mixed with these. On the CPU: the GPUs are the workers' alone.
 
     Raises UsageError (paths, names, a label set of another provenance or of other audio) and TeacherError (checkpoint).
     """
     if not dataset.is_absolute():
         raise UsageError(f"--dataset is {str(dataset)!r}, needs an absolute path: workers run in folders of their own")
-    if not LABEL_SET_NAME.fullmatch(labels) or labels in RESERVED_TARGETS:
-        raise UsageError(f"--labels is {labels!r}, needs a name of a-z 0-9 . _ - that is not one of {RESERVED_TARGETS}")
+    if batch_size < 1 or threads < 1:
+        raise UsageError(f"--batch-size is {batch_size} and --threads {threads}, need at least 1")
+    place = parse_device(device)
+    if place.index is not None:
+        raise UsageError(f"--device is {device!r}, needs {place.type!r}: every worker has a GPU of its own")
     opened = Dataset.open(dataset)
+    output = opened.labels_folder(split, labels)
     audio = audio or _only_audio(opened, split)
     audio_shards = opened.audio_shards(split, audio)
     if not audio_shards:
         raise UsageError(
             f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
         )
-    provenance = canonical_json(_provenance(teacher.open(device), opened, split, audio))
+    provenance = canonical_json(_provenance(teacher.open("cpu"), opened, split, audio))
     config = LabelConfig(
         dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
         device=device, batch_size=batch_size, threads=threads,
@@ -88,14 +92,16 @@ def label_stage(
     committed = {sidecar.shard: sidecar for sidecar in opened.label_shards(split, labels)}
     tasks, done = [], []
     for shard in audio_shards:
-        if shard.shard in committed:
-            _check_same(committed[shard.shard], shard, provenance)
-            done.append(_result(committed[shard.shard]))
+        earlier = committed.get(shard.shard)
+        if earlier is not None:
+            _check_same(earlier, shard, provenance)
+        if earlier is not None and _UNREADABLE not in earlier.failed.reason:
+            done.append(_result(earlier))
         else:
             tasks.append(ShardTask(shard=shard.shard, clips=len(shard.clips.key)))
     return Stage(
         name="label", open_worker=open_label_worker, config=config, tasks=tuple(tasks), done=tuple(done),
-        output=opened.labels_folder(split, labels), cpus=threads, gpus=float(device.startswith("cuda")),
+        output=output, cpus=threads, gpus=float(place.type == "cuda"),
     )  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def _write(writer: LabelShardWriter, batch: _Batch, logits: npt.NDArray[np.float
     position = 0
     for key in batch.keys:
         if key in batch.errors:
-            writer.fail(key, "unreadable_audio", batch.errors[key])
+            writer.fail(key, _UNREADABLE, batch.errors[key])
             continue
         try:
             writer.add(key, logits[position])

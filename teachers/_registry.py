@@ -32,10 +32,7 @@ def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str
         raise TeacherError(
             f"teacher {family!r} cannot be imported ({error}); give module:factory of an importable module"
         ) from error
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise TeacherError(f"device {device!r} is not one of PyTorch's; give cpu, cuda or cuda:N") from error
+    place = parse_device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise TeacherError(
             f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give cpu or one of them"
@@ -44,3 +41,11 @@ def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str
     if not isinstance(teacher, Teacher):
         raise TeacherError(f"{family} returned a {type(teacher).__name__}, needs a teachers.Teacher")
     return teacher
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """Raises TeacherError unless PyTorch knows the name; whether this machine has such a device is another question."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise TeacherError(f"device {device!r} is not one of PyTorch's; give cpu, cuda or cuda:N") from error

@@ -13,7 +13,8 @@ from pipeline import AudioSpec, TargetSpec, TeacherError, Vocabulary
 class Teacher(ABC):
     """Maps full clips to logits. States its audio, its vocabulary and where its numbers come from.
 
-    `provenance` is what a label set records and compares: plain JSON values, among them the checkpoint's sha256.
+    `provenance` is what a label set records and compares: plain JSON values, the same on every device, among them the
+    checkpoint's sha256.
     A subclass supplies `_frame_logits` and, where it has them, `_clip_logits`, both on checked waveforms.
     """
 

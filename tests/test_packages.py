@@ -69,11 +69,24 @@ def test_a_foreign_folder_without_init_is_an_error_too(tmp_path: Path) -> None:
     assert str(tmp_path / "jobs") in done.stderr
 
 
-def test_a_plain_trainer_runs_on_the_wheel_without_ray(tmp_path: Path) -> None:
+def test_the_parser_of_the_command_waits_for_no_torch() -> None:
+    done = python("import sys; from sed_distill.cli import _parser; _parser(); print('torch' in sys.modules)")
+    assert done.stdout.split() == ["False"], done.stderr
+
+
+def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+    packages = {name.partition("/")[0] for name in shipped if name.endswith("/__init__.py")}
+    wanted = {name for name in tracked_files() if name.partition("/")[0] in packages}
+    assert {"teachers/demo/demo_beats.pt", "sed_distill/templates/demo.html.j2"} <= wanted
+    assert wanted - shipped == set()
+
+
+def test_a_plain_trainer_runs_on_the_wheel_without_ray(wheel: Path, tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "dataset", keys="audioset")
     for number, split in enumerate(("weak", "strong")):
         write_split(dataset, split, 12, seed=number, labels=("frames",))
-    wheel = build_wheel(tmp_path)
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
@@ -93,21 +106,27 @@ def test_a_plain_trainer_runs_on_the_wheel_without_ray(tmp_path: Path) -> None:
     assert done.stdout.count("distillation") == 20
 
 
-def build_wheel(folder: Path) -> Path:
-    """The project's wheel, built from a copy so that nothing is left in the working tree."""
+def tracked_files() -> list[str]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout: the wheel is built from the tracked files")
+    return [name for name in listed.stdout.split("\0") if name]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built from a copy so that nothing is left in the working tree."""
+    folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "copy"
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in tracked_files():
         source = REPOSITORY / name
         if source.is_file() and not name.startswith("tests/"):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes(source.read_bytes())
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", str(folder / "wheels"), str(copy)], check=True, capture_output=True)
-    (wheel,) = (folder / "wheels").glob("*.whl")
-    return wheel
+    (built,) = (folder / "wheels").glob("*.whl")
+    return built
 
 
 def bare_site_packages(folder: Path) -> Path:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline._errors import UsageError
 
-SAMPLE_RATE = 16_000
-MEL_BINS = 128
+_SAMPLE_RATE = 16_000
+_MEL_BINS = 128
 _FFT_SAMPLES = 512
 _WINDOW_SAMPLES = 400
 _SHIFT_SAMPLES = 160
@@ -75,10 +75,10 @@ def _bank(band: MelBand, device: torch.device) -> Tensor:
     """
     with torch.inference_mode(False):
         low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (band.low_hz, band.high_hz))
-        step = (high - low) / (MEL_BINS + 1)
-        number = torch.arange(MEL_BINS)
+        step = (high - low) / (_MEL_BINS + 1)
+        number = torch.arange(_MEL_BINS)
         left, centre, right = (low + (number + shift) * step for shift in (0.0, 1.0, 2.0))
-        hertz = (SAMPLE_RATE / _FFT_SAMPLES) * torch.arange(_FFT_SAMPLES // 2)
+        hertz = (_SAMPLE_RATE / _FFT_SAMPLES) * torch.arange(_FFT_SAMPLES // 2)
         mel = (1127.0 * (1.0 + hertz / 700.0).log())[:, None]
         rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
         bank = torch.minimum(rising, falling).clamp_min(0.0)

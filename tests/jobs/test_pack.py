@@ -158,6 +158,7 @@ def test_more_clips_come_in_new_shards(tmp_path: Path, recordings: Path) -> None
     (folder / "a" / "clip 00.wav").unlink()
     report = pack(tmp_path / "d", folder, clips_per_shard=4)
     assert (report.shards_done_before, report.shards_done_now, report.notes["vanished"]) == (3, 3, 1)
+    assert "; 1 vanished; " in report.summary()
     assert before.items() <= tree(tmp_path / "d").items()
     assert accounted(tmp_path / "d") == {"stored": 20}
     assert read_hard(Dataset(tmp_path / "d").hard_path("weak")).num_rows == 20

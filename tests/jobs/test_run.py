@@ -1,5 +1,6 @@
 """run_stage: what it reports, on one worker in this process and on Ray actors whose processes are killed for real."""
 
+import dataclasses
 import io
 import json
 import os
@@ -169,6 +170,13 @@ def test_nobody_listens_at_the_address(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(UsageError, match=f"no Ray answers at {address}"):
             run_stage(faulty_stage(tmp_path, shards=1), executor="ray", ray_address=address, progress=False)
     assert json.loads((tmp_path / "report.json").read_text())["not_done"] == CLIPS
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_gpu_that_one_machine_will_never_have_is_not_waited_for(tmp_path: Path) -> None:
+    stage = dataclasses.replace(faulty_stage(tmp_path, shards=1), gpus=1_000.0)
+    with pytest.raises(UsageError, match=r"this machine has \d+ GPUs and a worker of stage faulty needs 1000"):
+        run_stage(stage, executor="ray", progress=False)
 
 
 def test_report_refuses_numbers_that_do_not_add_up() -> None:

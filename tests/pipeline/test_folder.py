@@ -105,7 +105,10 @@ def test_a_folder_without_recordings_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="name the folder that holds"):
             scan_folder(folder)
     fill(tmp_path, "labels.csv", ".hidden")
-    with pytest.raises(UsageError, match="2 hidden and side files"):
+    with pytest.raises(UsageError, match="2 hidden and side files ignored, 0 links to folders"):
+        scan_folder(tmp_path)
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="1 links to folders not followed"):
         scan_folder(tmp_path)
     with pytest.raises(UsageError, match="not a folder"):
         scan_folder(tmp_path / "labels.csv")

@@ -1,7 +1,9 @@
 """The demo with few clips and steps: everything real, nothing done twice, and a kill costs nothing."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from sed_distill._comparison import Training
 from sed_distill._demo import DemoRecipe, run_demo
 from shards import verify
 from teachers._choice import DEMO_CHECKPOINT
+from tests.jobs.test_kill import parent_and_start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = DemoRecipe(
@@ -76,6 +79,61 @@ def test_another_recipe_in_the_same_folder_is_refused(out: Path) -> None:
     )
     with pytest.raises(UsageError, match="another recipe"):
         run_demo(out, other)
+
+
+def test_what_was_removed_is_made_again(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    before = tree(tmp_path)
+    (tmp_path / "students" / "hard.pt").unlink()
+    shutil.rmtree(tmp_path / "dataset" / "eval" / "labels")
+    assert run_demo(tmp_path, SMALL) == 0
+    after = tree(tmp_path)
+    assert before.keys() == after.keys()
+    made = {name for name in before if name.startswith(("dataset", "recordings", "students"))}
+    assert {name: before[name] for name in made} == {name: after[name] for name in made}
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="seed is -1"):
+        run_demo(tmp_path, dataclasses.replace(SMALL, training=dataclasses.replace(SMALL.training, seed=-1)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_processes_do_not_outlive_their_owner(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "from sed_distill._processes import training_processes\n"
+        "if __name__ == '__main__':\n"
+        "    with training_processes(2) as processes:\n"
+        "        print(*{processes.submit(os.getpid).result() for _ in range(8)}, flush=True)\n"
+        "        processes.submit(time.sleep, 600)\n"
+        "        sys.stdin.readline()\n"
+        "        1 // 0\n"
+    )
+    (tmp_path / "owner.py").write_text(code)
+    for end in ("kill", "error"):
+        owner = subprocess.Popen(
+            [sys.executable, str(tmp_path / "owner.py")],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert pids
+        if end == "kill":
+            owner.kill()
+        else:
+            owner.stdin.write("\n")
+            owner.stdin.flush()
+        owner.wait(timeout=30)
+        deadline = time.monotonic() + 30
+        while any(parent_and_start(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_killed_demo_goes_on_to_the_same_shards_and_students(out: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import TargetSpec, UsageError
-from shards import Dataset, LabelShardWriter, MixedLoader, Source, evaluation_batches
+from pipeline import AudioSpec, TargetSpec, UsageError, hard_table, write_hard
+from shards import AudioShardWriter, Dataset, LabelShardWriter, MixedLoader, Source, evaluation_batches
 from tests.shards.mixing import CLIPS, assert_equal, assert_same, expected_keys, loader_of, make_mix
 from tests.shards.small_dataset import SPEC, VOCABULARY, BruteForce, write_split
 
@@ -259,6 +259,19 @@ def test_what_cannot_be_mixed_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         loader_of(made[0], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", [AudioSpec(clip_ms=20_000), AudioSpec(layout="foa")])
+def test_audio_that_the_grid_does_not_hold_is_refused(tmp_path: Path, spec: AudioSpec) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    with AudioShardWriter(dataset.audio_folder("weak", spec.name), 0, spec=spec, provenance={}) as writer:
+        writer.add("a_0", np.ones((4, 640) if spec.channels == 4 else 640, np.int16), origin="pcm")
+        writer.commit()
+    write_hard(dataset.hard_path("weak"), hard_table(["a_0"]))
+    with pytest.raises(
+        UsageError, match=f"sources s have audio {spec.name}, the loader needs mono of at most 10000 ms"
+    ):
+        MixedLoader([Source(dataset, "weak", share=1, audio=spec.name, name="s")], 1, vocabulary=VOCABULARY)
 
 
 def test_coverage_is_told(made: tuple[Path, dict[str, BruteForce]], caplog: pytest.LogCaptureFixture) -> None:

@@ -125,8 +125,9 @@ def test_refusal_reads_well() -> None:
         UsageError, match=r"batch_size 64 has no whole number of clips for shares 1 : 2 of weak, strong; nearest"
     ):
         exact_shares({"weak": 1, "strong": 2}, 64)
-    with pytest.raises(UsageError, match="above 0; got weak: 0"):
-        exact_shares({"weak": 0, "strong": 2}, 64)
+    for share in (0, -1, float("nan"), float("inf"), 1e-9):
+        with pytest.raises(UsageError, match=f"above 0; got weak: {share}"):
+            exact_shares({"weak": share, "strong": 2}, 64)
     with pytest.raises(UsageError, match="above 0; got no source"):
         exact_shares({}, 64)
     with pytest.raises(UsageError, match="at least 1"):

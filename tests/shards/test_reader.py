@@ -1,5 +1,7 @@
 """Readers give back what was written, and never what was damaged."""
 
+import os
+import resource
 import threading
 from dataclasses import replace
 
@@ -64,6 +66,23 @@ def test_a_missing_tar_is_named(pair):
     audio.tar_path.unlink()
     with pytest.raises(IntegrityError, match=r"000000\.tar: cannot be read"):
         AudioReader(audio)
+
+
+def test_what_the_machine_refuses_is_not_the_clips_fault(pair):
+    """A loader replaces clips for an IntegrityError, labelling gives them up: neither may happen for want of a file."""
+    audio, _ = pair
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            AudioReader(audio)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with AudioReader(audio) as clips:
+        os.dup2(write_only := os.open(audio.tar_path, os.O_WRONLY), clips._file.fileno())
+        os.close(write_only)
+        with pytest.raises(OSError, match=r"000000\.tar"):  # EBADF: the system alone names no file
+            clips.read(0)
 
 
 def test_whole_bytes_that_are_not_the_stated_clip_are_refused(pair, tmp_path):

@@ -99,6 +99,9 @@ def test_what_is_not_there_is_named(dataset: Dataset, tmp_path: Path) -> None:
     write_split(dataset_without, "weak", 3, seed=3, labels=())
     with pytest.raises(UsageError, match="the split has none"):
         joined(dataset_without, "weak")
+    dataset_without.labels_folder("weak", "frames").mkdir(parents=True)
+    with pytest.raises(UsageError, match="labels/frames: has no committed shard; label the split"):
+        joined(dataset_without, "weak")
     dataset_without.hard_path("weak").unlink()
     with pytest.raises(FormatError, match=r"hard\.parquet"):
         joined(dataset_without, "weak", labels=())

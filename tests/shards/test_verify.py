@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import UsageError, canonical_json, hard_table, write_hard
-from shards import AudioShardWriter, Dataset, read_audio_sidecar, read_label_sidecar, verify
+from shards import AudioShardWriter, Dataset, fingerprint, read_audio_sidecar, read_label_sidecar, verify
 from tests.shards.dataset_examples import (
     LONG_KEY,
     SPEC,
@@ -68,6 +68,10 @@ def resign(path: Path, change) -> None:
     path.write_bytes(f"{canonical_json(value)}\n".encode())
 
 
+def resign_provenance(path: Path, provenance: dict[str, str]) -> None:
+    resign(path, lambda value: value.update(provenance=provenance, fingerprint=fingerprint(provenance)))
+
+
 def test_a_whole_dataset_has_no_problems(whole):
     calls = []
     assert verify(whole, progress=lambda done, total: calls.append((done, total))) == ()
@@ -87,6 +91,13 @@ def test_without_a_manifest_or_with_leftovers_it_is_still_whole(root):
     for name in (".partial-abc.tar", "report.json", "notes.txt"):
         (root / AUDIO / name).write_bytes(b"x")
     assert verify(root) == ()
+
+
+def test_packed_shards_miss_their_manifest(root):
+    """Without it nothing else would miss a last shard that was lost with it."""
+    (root / AUDIO / "manifest.parquet").unlink()
+    resign_provenance(root / AUDIO / "000000.json", {"stage": "pack", "manifest_sha256": "0" * 64})
+    assert found(root, quick=True) == {(f"{AUDIO}/manifest.parquet", None, "manifest")}
 
 
 def test_flipped_bits_in_a_tar(root):

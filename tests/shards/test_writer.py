@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pipeline import AudioSpec, FormatError, MetadataError, UsageError
 from shards import AudioShardWriter, LabelRefused, LabelShardWriter, read_audio_sidecar
 from tests.shards.dataset_examples import LONG_KEY, SPEC, TARGET, clip_logits, clip_pcm, write_audio, write_labels
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = ["aa_0", LONG_KEY, "-b_30000", "_c_0"]
 
 
@@ -291,7 +293,7 @@ def test_a_killed_writer_has_written_whole_shards_or_nothing(tmp_path):
     def run(folder):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-c", WRITE_SLOWLY, str(folder)], stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", WRITE_SLOWLY, str(folder)], stdout=subprocess.PIPE, env=environment, cwd=REPOSITORY
         )
 
     started = run(tmp_path / "whole")
@@ -333,7 +335,8 @@ def test_killed_between_tar_and_sidecar_the_shard_does_not_exist(tmp_path, repla
     folder = tmp_path / "audio"
     if replaces:
         write_audio(folder, 3, KEYS)
-    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_SIDECAR, str(folder)], check=False)
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_SIDECAR, str(folder)]
+    killed = subprocess.run(command, cwd=REPOSITORY, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert leftovers(folder) == ["000003.tar"]
     write_audio(folder, 3, ["aa_0"])
@@ -347,5 +350,6 @@ def test_import_is_light():
         "import sys, shards; shards.AudioShardWriter, shards.LabelReader, shards.Dataset;"
         "print(json.dumps([m for m in ('ray', 'librosa', 'torch', 'soxr', 'av', 'webdataset') if m in sys.modules]))"
     )
-    got = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", f"import json; {code}"]
+    got = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert json.loads(got.stdout) == []

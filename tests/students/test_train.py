@@ -162,6 +162,7 @@ def test_takes_no_more_batches_than_steps():
         {"steps": 0},
         {"learning_rate": 0.0},
         {"batch_norm_momentum": 0.0},
+        {"prior": 1.0},
         {"clip_logits": "mean"},
     ],
 )

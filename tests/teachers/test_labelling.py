@@ -1,7 +1,6 @@
 """Labelling without Ray: what is stored is what the teacher says, nothing is lost, runs resume to equal bytes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from jobs import StageReport, run_stage
-from pipeline import AudioSpec, UsageError
+from pipeline import AudioSpec, TeacherError, UsageError
 from shards import AudioReader, Dataset, LabelReader, verify
 from teachers import TeacherChoice, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
@@ -102,15 +101,20 @@ def test_labels_of_other_audio_are_refused(tmp_path: Path, checkpoint: Path) -> 
 def test_a_damaged_clip_costs_that_clip(tmp_path: Path, checkpoint: Path) -> None:
     dataset = packed(tmp_path, clips=3)
     (audio,) = Dataset.open(dataset).audio_shards("strong", AudioSpec().name)
-    with audio.tar_path.open("r+b") as tar:
-        tar.seek(audio.clips.offset[1] + 100)
-        byte = tar.read(1)[0]
-        tar.seek(-1, os.SEEK_CUR)
-        tar.write(bytes([byte ^ 4]))
+    whole = audio.tar_path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[audio.clips.offset[1] + 100] ^= 4
+    audio.tar_path.write_bytes(damaged)
     report = label(dataset, f"beats={checkpoint}")
     assert (report.stored, report.rejected, report.exit_code) == (2, {"unreadable_audio": 1}, 0)
     assert [rejection.key for rejection in report.rejections] == [audio.clips.key[1]]
-    assert label(dataset, f"beats={checkpoint}").clips == 3
+    again = label(dataset, f"beats={checkpoint}")
+    assert (again.shards_done_now, again.stored) == (1, 2)
+    audio.tar_path.write_bytes(whole)
+    restored = label(dataset, f"beats={checkpoint}")
+    assert (restored.shards_done_now, restored.stored, restored.rejected) == (1, 3, {})
+    assert label(dataset, f"beats={checkpoint}").shards_done_now == 0
+    assert verify(dataset) == ()
 
 
 def test_a_teacher_of_the_users_own_that_gives_nan_fails_those_clips_by_name(dataset: Path) -> None:
@@ -133,11 +137,14 @@ def test_a_teacher_of_the_users_own_that_gives_nan_fails_those_clips_by_name(dat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": "hard_strong"}, "needs a name"),
-        ({"labels": "../x"}, "needs a name"),
+        ({"labels": "hard_strong"}, "choose another name"),
+        ({"labels": "../x"}, "names are made of"),
         ({"split": "eval"}, "pack"),
         ({"dataset": Path("relative")}, "absolute path"),
         ({"audio": "mono-32000hz-10000ms"}, "pack"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+        ({"device": "cuda:1"}, "needs 'cuda'"),
     ],
 )
 def test_wrong_use_is_an_error_before_any_work(
@@ -146,6 +153,15 @@ def test_wrong_use_is_an_error_before_any_work(
     arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": TeacherChoice("beats", checkpoint)}
     with pytest.raises(UsageError, match=message):
         label_stage(**{**arguments, **options})
+
+
+def test_the_driver_needs_no_gpu_for_workers_that_have_one(dataset: Path, checkpoint: Path) -> None:
+    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": TeacherChoice("beats", checkpoint)}
+    on_cpu, on_gpu = (label_stage(**arguments, device=device) for device in ("cpu", "cuda"))
+    assert (on_cpu.gpus, on_gpu.gpus) == (0.0, 1.0)
+    assert on_gpu.config.provenance == on_cpu.config.provenance
+    with pytest.raises(TeacherError, match="device 'gpu'"):
+        label_stage(**arguments, device="gpu")
 
 
 def test_the_script_run_directly_gives_the_same_bytes_and_says_what_is_wrong(dataset: Path, checkpoint: Path) -> None:
