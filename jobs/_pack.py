@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 
 from jobs._manifest import merge_manifest
 from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
-from jobs._wanted import KeyMode, LongMode, find_wanted
+from jobs._wanted import LongMode, find_wanted
 from pipeline import (
     AudioSpec,
     ClipRejected,
-    IntegrityError,
     PcmClip,
     UsageError,
     clip_from_file,
@@ -33,8 +32,10 @@ from shards import (
     AudioShardWriter,
     AudioSidecar,
     Dataset,
+    KeyMode,
     ManifestRow,
     by_shard,
+    check_tar_size,
     fingerprint,
     read_manifest,
     rows_sha256,
@@ -218,24 +219,34 @@ def _check_committed(sidecar: AudioSidecar, expected: dict[str, Any]) -> None:
             f"{sidecar.path}: was packed as {sidecar.fingerprint[:12]}, this run would write "
             f"{fingerprint(expected)[:12]} ({differing} differ); repeat the call that packed it, or use another dataset"
         )
-    size = sidecar.tar_path.stat().st_size if sidecar.tar_path.exists() else None
-    if size != sidecar.tar_bytes:
-        has = "is not there" if size is None else f"has {size} bytes"
-        raise IntegrityError(
-            f"{sidecar.tar_path}: {has}, its sidecar states {sidecar.tar_bytes}; restore it, or delete "
-            f"{sidecar.path.name} and pack again"
-        )
+    check_tar_size(sidecar)
 
 
 def _write_hard(path: Path, table: pa.Table) -> None:
-    """Clips that an earlier call had and this one has not keep their labels, as their audio stays."""
+    """Clips that an earlier call had and this one has not keep their labels, as their audio stays.
+
+    Labels may change; a call that brings none where there were some forgot its lists, and is refused.
+    """
     if path.exists():
         earlier = read_hard(path)
+        for column, option in (("weak_mids", "--weak-csv"), ("events", "--strong-tsv")):
+            before, now = _labelled(earlier, column), _labelled(table, column)
+            if before and not now:
+                raise UsageError(
+                    f"{path}: has {column} of {len(before)} clips, this call brings none; give the {option} again, "
+                    f"or pack into another dataset"
+                )
         known = pc.is_in(earlier.column("key"), value_set=table.column("key"))
         table = pa.concat_tables([table, earlier.filter(pc.invert(known))]).sort_by("key")
         if table.equals(earlier):
             return
     write_hard(path, table)
+
+
+def _labelled(table: pa.Table, column: str) -> set[str]:
+    """Keys of the clips that have labels in `column`; of events, the clips that were annotated."""
+    has = table.column("strong_annotated") if column == "events" else pc.is_valid(table.column(column))
+    return set(table.column("key").filter(has).to_pylist())
 
 
 def _result(sidecar: AudioSidecar, seconds: dict[str, float] | None = None) -> ShardResult:

@@ -25,9 +25,8 @@ from pipeline import (
     read_weak_csv,
     scan_folder,
 )
-from shards import MISSING_BYTES, ManifestRow
+from shards import MISSING_BYTES, KeyMode, ManifestRow
 
-KeyMode = Literal["audioset", "path"]
 LongMode = Literal["first", "split"]
 
 # How much shorter than its segment a clip may be. AudioSet's segments are rounded to seconds: of the 16,935 published

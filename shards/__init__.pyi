@@ -5,6 +5,7 @@ from ._codec import encode_flac as encode_flac
 from ._codec import encode_float16 as encode_float16
 from ._dataset import SPLITS as SPLITS
 from ._dataset import Dataset as Dataset
+from ._dataset import KeyMode as KeyMode
 from ._describe import describe as describe
 from ._failures import LABEL_FAILURES as LABEL_FAILURES
 from ._failures import LabelFailure as LabelFailure
@@ -24,6 +25,7 @@ from ._manifest import write_manifest as write_manifest
 from ._mixup import mixup as mixup
 from ._reader import AudioReader as AudioReader
 from ._reader import LabelReader as LabelReader
+from ._reader import check_tar_size as check_tar_size
 from ._sidecar import AudioClips as AudioClips
 from ._sidecar import AudioSidecar as AudioSidecar
 from ._sidecar import LabelClips as LabelClips

@@ -11,9 +11,20 @@ import numpy.typing as npt
 
 from pipeline import IntegrityError, UsageError
 from shards._codec import decode_flac, decode_float16
-from shards._sidecar import AudioClips, AudioSidecar, LabelClips, LabelSidecar
+from shards._sidecar import AudioClips, AudioSidecar, LabelClips, LabelSidecar, Sidecar
 
 _Reader = TypeVar("_Reader", bound="_ShardReader")
+
+
+def check_tar_size(sidecar: Sidecar) -> None:
+    """Raise IntegrityError unless the tar is there and as long as its sidecar states: the cheapest sign of damage."""
+    size = sidecar.tar_path.stat().st_size if sidecar.tar_path.exists() else None
+    if size != sidecar.tar_bytes:
+        has = "is not there" if size is None else f"has {size} bytes"
+        raise IntegrityError(
+            f"{sidecar.tar_path}: {has}, its sidecar states {sidecar.tar_bytes}; restore it, or delete "
+            f"{sidecar.path.name} and write the shard again"
+        )
 
 
 class _ShardReader:

@@ -12,6 +12,7 @@ from students._train import TrainedStudent
 
 _FORMAT = "sed-distill student"
 _VERSION = 0
+_FIELDS = {"width", "vocabulary", "config", "state"}
 
 
 def save_student(path: Path, trained: TrainedStudent) -> None:
@@ -41,8 +42,8 @@ def load_student(path: Path, *, device: str = "cpu") -> tuple[StudentModel, Voca
         raise FormatError(f"{path}: cannot be read as a student checkpoint ({reason}); train again") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise FormatError(f"{path}: not a student checkpoint of this project; pass one that train wrote")
-    if content["version"] != _VERSION:
-        raise FormatError(f"{path}: student format {content['version']}, this reads {_VERSION}; train again")
+    if content.get("version") != _VERSION or not content.keys() >= _FIELDS:
+        raise FormatError(f"{path}: is of another version of student checkpoints than {_VERSION}; train again")
     vocabulary = Vocabulary.from_json(content["vocabulary"], f"{path}: vocabulary")
     student = StudentModel(width=content["width"], vocabulary_size=len(vocabulary)).to(device)
     try:

@@ -24,6 +24,7 @@ from shards import (
     LabelRefused,
     LabelShardWriter,
     LabelSidecar,
+    check_tar_size,
     fingerprint,
     read_audio_sidecar,
 )
@@ -122,6 +123,7 @@ def label_shard(config: LabelConfig, teacher: Teacher, task: ShardTask) -> Shard
     """Label every clip of one audio shard and commit the label shard."""
     dataset = Dataset.open(config.dataset)
     audio = read_audio_sidecar(dataset.audio_folder(config.split, config.audio) / f"{task.shard:06d}.json")
+    check_tar_size(audio)  # a damaged clip costs that clip, a cut-off tar is a damaged shard
     seconds: dict[str, float] = defaultdict(float)
     with LabelShardWriter(
         dataset.labels_folder(config.split, config.labels), audio, target=teacher.target,

@@ -13,7 +13,7 @@ import soundfile
 
 from jobs import Stage, StageReport, pack_stage, run_stage
 from pipeline import AudioSpec, IntegrityError, MetadataError, UsageError, clip_from_file, path_key, read_hard
-from shards import AudioReader, AudioSidecar, Dataset, read_manifest
+from shards import AudioReader, AudioSidecar, Dataset, read_manifest, verify, write_manifest
 
 SPEC = AudioSpec().name
 
@@ -297,3 +297,27 @@ def test_the_stage_is_small(tmp_path: Path, recordings: Path) -> None:
 
     stage: Stage = pack_stage(dataset=tmp_path / "d", split="weak", folder=recordings, keys="path")
     assert len(pickle.dumps((stage.open_worker, stage.config))) < 2_000
+
+
+def test_a_repeated_call_that_forgot_its_labels_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(16_000), 16_000)
+    (folder / "weak.csv").write_text("path,mid\na.wav,/m/09x0r\n")
+    call = {"dataset": tmp_path / "d", "split": "weak", "folder": folder, "keys": "path"}
+    run_stage(pack_stage(**call, weak_csv=folder / "weak.csv"), executor="local", progress=False)
+    with pytest.raises(UsageError, match="give the --weak-csv again"):
+        pack_stage(**call)
+
+
+def test_verify_finds_a_manifest_that_is_not_what_was_packed(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(16_000), 16_000)
+    stage = pack_stage(dataset=tmp_path / "d", split="weak", folder=folder, keys="path")
+    run_stage(stage, executor="local", progress=False)
+    assert verify(tmp_path / "d") == ()
+    manifest = stage.output / "manifest.parquet"
+    (row,) = read_manifest(manifest)
+    write_manifest(manifest, [row._replace(bytes=row.bytes + 1)])
+    assert [problem.kind for problem in verify(tmp_path / "d", quick=True)] == ["manifest"]

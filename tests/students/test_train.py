@@ -192,10 +192,11 @@ def test_other_files_are_refused_by_name(tmp_path):
         path.write_bytes(content)
         with pytest.raises(FormatError, match="student"):
             load_student(path)
-    saved = {"format": "sed-distill student", "version": 0, "width": 0.4, "vocabulary": CLASSES.to_json(), "state": {}}
+    saved = {"format": "sed-distill student", "version": 0, "width": 0.4, "vocabulary": CLASSES.to_json()}
+    saved |= {"config": {}, "state": {}}
     for changes, message in (
         ({"format": "other"}, "of this project"),
-        ({"version": 9}, "format 9"),
+        ({"version": 9}, "another version"),
         ({}, "do not fit"),
     ):
         torch.save({**saved, **changes}, path)

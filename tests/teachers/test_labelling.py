@@ -1,8 +1,10 @@
 """Labelling without Ray: what is stored is what the teacher says, nothing is lost, runs resume to equal bytes."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,39 @@ def test_the_script_run_directly_gives_the_same_bytes_and_says_what_is_wrong(dat
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1, wrong.stderr
     assert "absolute path" in wrong.stderr
+
+
+def test_a_cut_off_tar_is_a_quarantined_shard_and_the_others_go_on(tmp_path: Path, checkpoint: Path) -> None:
+    dataset = packed(tmp_path, clips=6)
+    first, _ = Dataset.open(dataset).audio_shards("strong", AudioSpec().name)
+    content = first.tar_path.read_bytes()
+    first.tar_path.write_bytes(content[: len(content) // 2])
+    report = label(dataset, f"beats={checkpoint}")
+    assert (report.stored, report.not_done, report.exit_code) == (3, 3, 1)
+    assert [entry.shard for entry in report.quarantined] == [0]
+    first.tar_path.write_bytes(content)
+    report = label(dataset, f"beats={checkpoint}")
+    assert (report.stored, report.not_done, report.exit_code) == (6, 0, 0)
+
+
+@pytest.mark.campaign
+def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(
+    tmp_path: Path, checkpoint: Path, campaign: int
+) -> None:
+    dataset = packed(tmp_path, clips=8, clips_per_shard=1)
+    label(dataset, f"beats={checkpoint}", labels="whole")
+    command = [sys.executable, "teachers/label_strong.py", "--dataset", str(dataset), "--executor", "local"]
+    command += ["--teacher", f"beats={checkpoint}", "--labels", "killed"]
+    folder = Dataset.open(dataset).labels_folder("strong", "killed")
+    rng = np.random.default_rng(11)
+    for kill in range((campaign or 10) // 10):  # each takes two runs of some seconds
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        wanted = folder / f"{int(rng.integers(0, 7)):06d}.json"
+        while not wanted.exists():
+            assert process.poll() is None, f"run {kill} ended before shard {wanted.name}"
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, check=False).returncode == 0
+        assert label_bytes(dataset, "killed") == label_bytes(dataset, "whole")
+        shutil.rmtree(folder)
