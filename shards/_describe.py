@@ -83,11 +83,11 @@ def _refused_text(what: str, refusals: Sequence[Refusals]) -> str:
 
 
 def _teacher_text(teacher: Any) -> str:
-    """Provenance is free JSON: plain entries, hashes cut short."""
+    """Provenance is free JSON; teachers of this project state their family and their checkpoint's hash."""
     if not isinstance(teacher, dict):
         return str(teacher)
-    plain = {name: value for name, value in teacher.items() if isinstance(value, str | int | float)}
-    return ", ".join(f"{name} {str(value)[:12]}" for name, value in plain.items())
+    checkpoint = teacher.get("checkpoint_sha256")
+    return f"{teacher.get('family', 'unknown')}" + (f", checkpoint sha256 {checkpoint[:12]}" if checkpoint else "")
 
 
 def _fit(line: str) -> str:
