@@ -48,6 +48,7 @@ from ._pcm import PcmFlag as PcmFlag
 from ._pcm import clip_from_file as clip_from_file
 from ._pcm import pcm_identity as pcm_identity
 from ._pcm import to_pcm16 as to_pcm16
+from ._pcm import waveform_into as waveform_into
 from ._soundscapes import SOUNDSCAPE_SPLITS as SOUNDSCAPE_SPLITS
 from ._soundscapes import Soundscape as Soundscape
 from ._soundscapes import generate_soundscape as generate_soundscape

@@ -19,6 +19,7 @@ PcmFlag = Literal[
     "clipped",  # samples beyond full scale, saturated (lossy decoders overshoot); `clipped_samples` counts them
     "cut",  # longer than the spec's clip; `cut_samples` counts what was left out
 ]
+_SAMPLE_VALUE = np.float32(1 / 32768)
 PCM_FLAGS: tuple[str, ...] = get_args(PcmFlag)
 
 SILENT_RMS = 1e-4  # of full scale: -80 dB, about 3 steps of int16
@@ -138,6 +139,12 @@ def pcm_identity(pcm: npt.NDArray[np.int16]) -> str:
     if pcm.dtype != np.int16 or pcm.ndim not in (1, 2):
         raise UsageError(f"audio identity is of int16 [samples] or [channels, samples], not {pcm.dtype} {pcm.shape}")
     return hashlib.sha256(np.ascontiguousarray(pcm.T, dtype="<i2").tobytes()).hexdigest()[:32]
+
+
+def waveform_into(out: npt.NDArray[np.float32], pcm: npt.NDArray[np.int16]) -> None:
+    """Write mono int16 [n] as float32 in [-1, 1) (sample / 32768) to the start of `out` [>= n], zeros behind it."""
+    np.multiply(pcm, _SAMPLE_VALUE, out=out[: len(pcm)], dtype=np.float32)
+    out[len(pcm) :] = 0
 
 
 def downmix(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 import torch
 
-from pipeline import AudioSpec, Event, Vocabulary, frame_labels, read_hard, write_atomic
+from pipeline import AudioSpec, Event, Vocabulary, frame_labels, read_hard, waveform_into, write_atomic
 from pipeline.features import log_mel
 from sed_distill._comparison import load_probs
 from sed_distill._pictures import data_uri, spectrogram_png, strip_png
@@ -93,6 +93,6 @@ def _audio(dataset: Dataset, keys: set[str]) -> dict[str, tuple[np.ndarray, byte
 
 def _mel(pcm: np.ndarray) -> np.ndarray:
     """Log mel [128, 1000] of a clip padded to 10 s: the students' own front end."""
-    waveform = torch.zeros(1, AudioSpec().max_samples)
-    waveform[0, : len(pcm)] = torch.from_numpy(pcm.astype(np.float32) / 32768)
-    return log_mel(waveform, None, periodic_window=False)[0].numpy()
+    waveform = np.empty((1, AudioSpec().max_samples), dtype=np.float32)
+    waveform_into(waveform[0], pcm)
+    return log_mel(torch.from_numpy(waveform), periodic_window=False)[0].numpy()

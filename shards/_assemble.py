@@ -21,13 +21,13 @@ from pipeline import (
     frame_labels,
     projection,
     valid_frames,
+    waveform_into,
 )
 from shards._batch import Batch
 from shards._join import JoinedSource, LabelRows
 from shards._reader import AudioReader, LabelReader
 
 Cells = npt.NDArray[np.float32]
-_INT16_TO_UNIT = np.float32(1 / 32768)
 
 
 class Assembler:
@@ -65,7 +65,7 @@ class Assembler:
         """
         source = self._sources[source_number]
         samples = int(source.samples[clip])
-        _fill_audio(batch.waveform[place].numpy(), source, clip, samples)
+        _fill_audio(batch.waveform[place].numpy(), source, clip)
         for name in self._shapes:
             target, weight = batch.targets[name][place].numpy(), batch.weight[name][place].numpy()
             target.fill(0)
@@ -114,11 +114,10 @@ class _Projection:
         return _Projection(rows=rows, classes=columns[rows], identical=target.vocabulary.mids == vocabulary.mids)
 
 
-def _fill_audio(waveform: Cells, source: JoinedSource, clip: int, samples: int) -> None:
+def _fill_audio(waveform: Cells, source: JoinedSource, clip: int) -> None:
     with AudioReader(source.audio[source.shard[clip]]) as reader:
         pcm = reader.read(int(source.row[clip]))
-    np.multiply(pcm, _INT16_TO_UNIT, out=waveform[:samples], dtype=np.float32)
-    waveform[samples:] = 0
+    waveform_into(waveform, pcm)
 
 
 def _fill_soft(target: Cells, weight: Cells, rows: LabelRows, clip: int, projected: _Projection) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from jobs import Rejection, ShardResult, ShardTask, Stage
-from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json
+from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json, waveform_into
 from shards import (
     AudioReader,
     AudioSidecar,
@@ -153,7 +153,7 @@ def _batches(audio: AudioSidecar, reader: AudioReader, batch_size: int) -> Itera
     rows = iter(range(len(audio.clips.key)))
     while chunk := tuple(islice(rows, batch_size)):
         errors: dict[str, str] = {}
-        waveforms = np.zeros((len(chunk), audio.spec.max_samples), dtype=np.float32)
+        waveforms = np.empty((len(chunk), audio.spec.max_samples), dtype=np.float32)
         filled = 0
         for row in chunk:
             try:
@@ -161,7 +161,7 @@ def _batches(audio: AudioSidecar, reader: AudioReader, batch_size: int) -> Itera
             except (IntegrityError, FormatError) as error:
                 errors[audio.clips.key[row]] = str(error)
                 continue
-            np.multiply(pcm, np.float32(1 / 32768), out=waveforms[filled, : len(pcm)])
+            waveform_into(waveforms[filled], pcm)
             filled += 1
         yield _Batch(tuple(audio.clips.key[row] for row in chunk), errors, waveforms[:filled])
 
