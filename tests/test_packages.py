@@ -94,10 +94,12 @@ def test_a_plain_trainer_runs_on_the_wheel_without_ray(wheel: Path, tmp_path: Pa
     script = (REPOSITORY / "tests" / "shards" / "trainer_20_lines.py").read_text()
     code_lines = [line for line in script.splitlines()[1:] if line.strip()]
     assert len(code_lines) <= 24  # 20 besides imports of the standard library and torch
+    # Behind the standard library, as site-packages are: some test dependencies bring modules of the same names.
+    prelude = f"import sys; sys.path += [{str(installed)!r}, {str(bare)!r}]\n"
     done = subprocess.run(
-        [sys.executable, "-S", "-c", script, str(dataset.root), "frames"],
+        [sys.executable, "-S", "-c", prelude + script, str(dataset.root), "frames"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{bare}"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,

@@ -168,7 +168,8 @@ def test_a_loader_can_be_sent_to_another_process(made: Path) -> None:
 
 
 _SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 from shards import MixedLoader, Source
 from tests.shards.small_dataset import VOCABULARY
 loader = MixedLoader([Source(sys.argv[1], "weak", share=1)], 5, vocabulary=VOCABULARY, batches_per_epoch=10**6)

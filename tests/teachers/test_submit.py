@@ -37,6 +37,7 @@ def head() -> Iterator[str]:
         [
             *RAY, "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={free_port()}",  # its default may be another Ray's
             "--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats",
         ],
         # `python` in a job is the first one on the head's path.
