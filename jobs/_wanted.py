@@ -1,5 +1,6 @@
 """From what a user has (a folder, segment and event lists) to the clips wanted and the hard labels they come with."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +92,21 @@ def _by_segment(folder: Path, weak_csv: Path | None, strong_tsv: Path | None) ->
 
 
 def _by_path(folder: Path, csv: Path | None, spec: AudioSpec, long: LongMode) -> Wanted:
-    """Without a CSV every recording is wanted, with one exactly its rows; its paths count from the folder."""
-    mids_of = None if csv is None else _mids_of(csv)
+    """Without a CSV every recording is wanted, with one exactly its rows.
+
+    Its paths count from the folder or, where none of them is found so, from the CSV's own folder.
+    """
     entries = {entry.path: entry for entry in scan_folder(folder)}
+    mids_of = None if csv is None else _mids_of(csv)
+    if csv is not None and mids_of is not None and mids_of.keys().isdisjoint(entries):
+        from_csv = {os.path.relpath(csv.absolute().parent / path, folder): mids for path, mids in mids_of.items()}
+        mids_of = mids_of if from_csv.keys().isdisjoint(entries) else from_csv
     listed = list(entries) if mids_of is None else list(mids_of)
     present = [path for path in listed if path in entries]
     if not present:
         raise UsageError(
-            f"{csv}: none of its {len(listed)} paths is a recording in {folder}, where paths count from; "
-            f"the first is {listed[0]!r}: give the folder that the paths start at"
+            f"{csv}: none of its {len(listed)} paths is a recording in {folder}, counted from there or from "
+            f"the CSV's folder; the first is {listed[0]!r}: give the folder that the paths start at"
         )
     rows: list[ManifestRow] = []
     mids_of_clip: dict[str, tuple[str, ...]] = {}
