@@ -92,8 +92,8 @@ def pack_stage(
     keys "audioset": the clips wanted are the segments of `weak_csv` and `strong_tsv` together (at least one of them),
         found in the folder by any spelling of their names; what no recording has is rejected as missing.
     keys "path": every recording of the folder, or exactly those of `weak_csv` (columns `path`, relative to the folder
-        or to the CSV, and `mid`). `long` "first" keeps the first `clip_ms` of a recording, "split" cuts it into consecutive clips that
-        each inherit its weak labels.
+        or to the CSV, and `mid`). `long` "first" keeps the first `clip_ms` of a recording, "split" cuts it into
+        consecutive clips that each inherit its weak labels.
     strong_tsv: its segments are strong-annotated; no other clip is.
 
     Called again, clips keep their shard, new ones go to new shards, and committed shards are checked to be what this
