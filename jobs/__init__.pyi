@@ -14,3 +14,6 @@ from ._stage import ShardFunction as ShardFunction
 from ._stage import ShardResult as ShardResult
 from ._stage import ShardTask as ShardTask
 from ._stage import Stage as Stage
+from ._stop import Interrupted as Interrupted
+from ._stop import stop_if_asked as stop_if_asked
+from ._stop import stop_signals as stop_signals

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jobs._report import REPORT_NAME
 from jobs._run import run_stage
 from jobs._stage import Stage
+from jobs._stop import Interrupted
 from pipeline import IntegrityError, SedDistillError
 
 EXIT_INCOMPLETE, EXIT_USAGE = 1, 2
@@ -32,7 +33,7 @@ def run_command(command: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error}; install what making shards needs: pip install '.[make]'", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("interrupted: what was committed stays; the same command goes on from there", file=sys.stderr)
         return EXIT_INCOMPLETE
     finally:

@@ -63,9 +63,6 @@ class Pool(Protocol):
     def wait(self, timeout_s: float) -> Sequence[Event]:
         """What happened since the last call; blocks until something does, at most `timeout_s`."""
 
-    def interrupt(self) -> None:
-        """Make a `wait` that may last longer than its timeout return; called from a signal handler."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:

@@ -22,10 +22,6 @@ APPLICATION_ERRORS = (
 )
 
 
-class Interrupted(BaseException):
-    """Raised amid a shard by a signal handler, so that writers clean up and the process can leave at once."""
-
-
 class InProcessPool(Pool):
     """`wait` does the work itself, so it lasts as long as the work. A crash of the stage is one of this process."""
 
@@ -35,7 +31,6 @@ class InProcessPool(Pool):
         self._stage = stage
         self._opened: dict[int, ShardFunction | None] = {}
         self._todo: deque[tuple[int, ShardTask | None]] = deque()
-        self._working = False
 
     def __enter__(self) -> "InProcessPool":
         return self
@@ -57,17 +52,10 @@ class InProcessPool(Pool):
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
         worker, task = self._todo.popleft()
-        self._working = True
         try:
             return (self._do(worker, task),)
         except APPLICATION_ERRORS as error:
             return (Failed(worker=worker, reason=describe_error(error), transient=isinstance(error, OSError)),)
-        finally:
-            self._working = False
-
-    def interrupt(self) -> None:
-        if self._working:
-            raise Interrupted
 
     def _do(self, worker: int, task: ShardTask | None) -> Event:
         function = self._opened.get(worker)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from jobs._manifest import merge_manifest
 from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs._stop import stop_if_asked
 from jobs._wanted import LongMode, find_wanted
 from pipeline import (
     AudioSpec,
@@ -156,6 +157,7 @@ def pack_shard(config: PackConfig, task: ShardTask) -> ShardResult:
     with writer, ThreadPoolExecutor(_THREADS) as threads:
         outcomes = _map_ahead(threads, functools.partial(_decode_row, config), rows, ahead=4 * _THREADS)
         for row, (outcome, decode_s) in zip(rows, outcomes, strict=True):
+            stop_if_asked()
             started_s = time.perf_counter()
             if isinstance(outcome, ClipRejected):
                 writer.reject(row.key, outcome.reason, outcome.detail)

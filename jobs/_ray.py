@@ -58,7 +58,8 @@ def ray_session(address: str | None, *, cpus: int) -> Iterator[None]:
             ray.init(address, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"no Ray answers at {address} ({describe_error(error)}); start one there, or ask for address local"
+                f"no Ray answers at {address} ({describe_error(error)}); start one there, set RAY_AUTH_MODE=token "
+                f"if it asks for a token, or ask for address local"
             ) from error
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process here and now
@@ -149,9 +150,6 @@ class RayPool(Pool):
         if not finished:
             finished, _ = ray.wait(calls, num_returns=1, timeout=timeout_s)
         return [self._event(call, self._calls.pop(call)) for call in finished]
-
-    def interrupt(self) -> None:
-        """`wait` ends with its timeout; raising out of Ray's own code would not be safe."""
 
     def _event(self, call: Any, worker: int) -> Event:
         import ray

@@ -61,9 +61,17 @@ class StageReport:
 
     @property
     def exit_code(self) -> int:
-        """0: complete, rejections are listed. 1: incomplete, or more clips rejected than `max_rejected`."""
-        too_many = self.max_rejected is not None and sum(self.rejected.values()) > self.max_rejected
-        return int(bool(self.not_done or self.quarantined or self.stopped) or too_many)
+        """0: complete, rejections are listed. 1: incomplete, too many clips rejected, or of all clips none stored."""
+        return int(bool(self.not_done or self.quarantined or self.stopped or self._too_many or self._nothing))
+
+    @property
+    def _too_many(self) -> bool:
+        return self.max_rejected is not None and sum(self.rejected.values()) > self.max_rejected
+
+    @property
+    def _nothing(self) -> bool:
+        """The sign of a wrong folder or list, which should not end a script's step in green."""
+        return bool(self.clips) and not self.stored
 
     def to_json(self) -> dict[str, Any]:
         derived = {
@@ -90,6 +98,10 @@ class StageReport:
             parts[-1] += f" ({reasons})"
         if self.not_done:
             parts[-1] += f" + {self.not_done} not done"
+        if self._too_many:
+            parts.append(f"more rejected than the {self.max_rejected} allowed")
+        if self._nothing and not self.not_done:
+            parts.append("nothing is stored: is it the right folder or list?")
         parts += [f"{count} {note.replace('_', ' ')}" for note, count in self.notes.items() if count]
         if self.quarantined:
             parts.append(f"{len(self.quarantined)} shards quarantined, first: {self.quarantined[0].reason}")

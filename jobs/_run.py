@@ -1,18 +1,14 @@
 """Run one stage on an executor until each of its shards is committed or quarantined, and write what came of it."""
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Literal, get_args
 
 from jobs._driver import Driver
-from jobs._local import InProcessPool, Interrupted, describe_error
+from jobs._local import InProcessPool, describe_error
 from jobs._ray import RayPool
 from jobs._report import Progress, StageReport, build_report
 from jobs._stage import Stage
+from jobs._stop import Interrupted, stop_signals
 from pipeline import UsageError, sweep_partial
 
 Executor = Literal["ray", "local"]
@@ -36,7 +32,8 @@ def run_stage(
     ray_address: of a running Ray; else RAY_ADDRESS; else, or with "local", an embedded one is started.
     max_rejected: more rejected clips than this make the exit code 1.
 
-    SIGTERM and Ctrl-C stop the run at once; what is committed stays and the same call finishes the rest.
+    SIGTERM and Ctrl-C stop the run, in this process after the clip or batch in work; what is committed stays and the
+    same call finishes the rest.
     Raises UsageError before any work if the arguments, the address or the output folder cannot be used.
     """
     _check(stage, executor, workers, max_rejected)
@@ -48,14 +45,14 @@ def run_stage(
     stopped: str | None = None
     try:
         if stage.tasks:
-            with pool, _sigterm_calls(pool.interrupt) as terminated:
-                while not driver.finished and not terminated.is_set():
+            with pool, stop_signals() as stopped_by:
+                while not driver.finished and stopped_by() is None:
                     driver.step(_POLL_S)
                     shown.update(driver.done, driver.quarantined, time.monotonic() - started_s)
                 driver.stop()
-            stopped = "SIGTERM" if terminated.is_set() else driver.gave_up
-    except Interrupted:
-        stopped = "SIGTERM"
+                stopped = stopped_by() or driver.gave_up
+    except Interrupted as interrupted:
+        stopped = str(interrupted)
     except BaseException as error:
         stopped = describe_error(error)
         raise
@@ -95,22 +92,3 @@ def _check(stage: Stage, executor: str, workers: int | None, max_rejected: int |
         raise UsageError(
             f"output {stage.output} cannot be written ({error.strerror}); choose another folder"
         ) from error
-
-
-@contextlib.contextmanager
-def _sigterm_calls(interrupt: Callable[[], None]) -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets before it calls `interrupt`. Only the main thread can take signals."""
-    terminated = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield terminated
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        terminated.set()
-        interrupt()
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)

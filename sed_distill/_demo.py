@@ -218,6 +218,8 @@ def _label(data: Path, split: str) -> Stage:
 
 def _complete(stage: Stage) -> dict[str, Any]:
     report: StageReport = run_stage(stage, progress=False)
+    if report.stopped in ("SIGINT", "SIGTERM"):
+        raise KeyboardInterrupt
     if report.exit_code:
         raise IntegrityError(f"{report.summary()}; see {stage.output / 'report.json'}")
     return {"clips_in": report.clips, "clips_out": report.stored, "rejected": sum(report.rejected.values())}

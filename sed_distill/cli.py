@@ -140,9 +140,11 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from jobs import stop_if_asked, stop_signals
     from shards import verify
 
-    problems = verify(arguments.dataset, quick=arguments.quick)
+    with stop_signals():
+        problems = verify(arguments.dataset, quick=arguments.quick, progress=lambda done, total: stop_if_asked())
     if arguments.json:
         print(json.dumps([{"shard": str(p.shard), "key": p.key, "kind": p.kind, "detail": p.detail} for p in problems]))
     else:

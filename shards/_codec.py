@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from pipeline import AudioSpec, FormatError, UsageError
+from pipeline import AudioSpec, FormatError, IntegrityError, UsageError
 from shards._failures import LabelRefused
 
 FLOAT16_MAX = 65504.0
@@ -21,7 +21,11 @@ def encode_flac(pcm: npt.NDArray[np.int16], spec: AudioSpec) -> bytes:
         soundfile.write(buffer, pcm.T, spec.sample_rate, format="FLAC", subtype="PCM_16")
     except soundfile.LibsndfileError as error:
         raise UsageError(f"FLAC cannot hold {spec.name} ({error.error_string}); choose another sample rate") from error
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    # libsndfile writes through callbacks, which lose exceptions: what is in memory has to be looked at.
+    if int.from_bytes(content[21:26], "big") & (1 << 36) - 1 != pcm.shape[-1]:
+        raise IntegrityError(f"a clip of {pcm.shape[-1]} samples was encoded to FLAC that states another length; retry")
+    return content
 
 
 def decode_flac(content: bytes, spec: AudioSpec, samples: int, where: str) -> npt.NDArray[np.int16]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs import Rejection, ShardResult, ShardTask, Stage
+from jobs import Rejection, ShardResult, ShardTask, Stage, stop_if_asked
 from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json, waveform_into
 from shards import (
     AudioReader,
@@ -96,6 +96,7 @@ def label_stage(
         earlier = committed.get(shard.shard)
         if earlier is not None:
             _check_same(earlier, shard, provenance)
+            check_tar_size(earlier)
         if earlier is not None and _UNREADABLE not in earlier.failed.reason:
             done.append(_result(earlier))
         else:
@@ -132,6 +133,7 @@ def label_shard(config: LabelConfig, teacher: Teacher, task: ShardTask) -> Shard
         batches = _batches(audio, reader, config.batch_size)
         upcoming = ahead.submit(next, batches, None)
         while (batch := _timed(seconds, "wait", upcoming.result)) is not None:
+            stop_if_asked()
             upcoming = ahead.submit(next, batches, None)
             logits = _timed(seconds, "teacher", lambda batch=batch: _logits(teacher, batch))
             _timed(seconds, "write", lambda batch=batch, logits=logits: _write(writer, batch, logits))

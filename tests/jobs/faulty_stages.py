@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs import Rejection, ShardFunction, ShardResult, ShardTask, Stage, stop_if_asked
 from pipeline import TeacherError, write_atomic
 
 CLIPS = 5
@@ -75,7 +75,9 @@ def _fail(fault: str, partial: Path) -> None:
     elif fault == "bug":
         raise TypeError("a mistake in the stage")
     elif fault == "hang":
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
+            stop_if_asked()
 
 
 def _first_time(marker: Path) -> bool:

@@ -61,9 +61,6 @@ class ScriptedPool:
             return [Failed(worker=worker, reason=outcome, transient=outcome == "transient")]
         return [Lost(worker=worker, reason=outcome, preempted=outcome == "preempted")]
 
-    def interrupt(self) -> None:
-        raise AssertionError("nobody interrupts")
-
 
 def drive(pool: ScriptedPool, shards: int) -> Driver:
     driver = Driver([ShardTask(shard=shard, clips=CLIPS) for shard in range(shards)], pool)
