@@ -17,7 +17,7 @@ import torch
 
 from pipeline import write_atomic
 from sed_distill._comparison import Arm, Training, evaluate_arms, train_arm
-from sed_distill._demo import ARMS, LABELS, DemoRecipe, demo_vocabulary, make_dataset
+from sed_distill._demo import ARMS, LABELS, DemoRecipe, make_dataset
 from sed_distill._processes import training_processes
 from shards import Dataset
 
@@ -86,7 +86,7 @@ def _run(out: Path, arm: Arm, seed: int, rate: float, steps: int) -> dict[str, A
     if not done.exists():
         torch.set_num_threads(1)
         dataset = Dataset.open(out / f"seed{seed}" / "dataset")
-        vocabulary = demo_vocabulary(dataset)
+        vocabulary = dataset.vocabulary("strong", LABELS)
         training = Training(seed=seed, width=0.2, steps=steps, batch_size=16, learning_rate=rate)
         train_arm(arm, dataset, vocabulary, training, labels=LABELS, path=folder / f"{arm.name}.pt")
         evaluated = evaluate_arms(

@@ -67,7 +67,7 @@ def run_demo(out: Path, recipe: DemoRecipe) -> int:
     data = out / "dataset"
     checked = steps.run("verify", lambda: _verify(data), leaves=data)
     dataset = Dataset.open(data)
-    vocabulary = demo_vocabulary(dataset)
+    vocabulary = dataset.vocabulary("strong", LABELS)
     students = out / "students"
     _train(steps, dataset, vocabulary, training, students)
     probs_path = students / "eval_probs.npz"
@@ -128,11 +128,6 @@ def make_dataset(out: Path, clips: Mapping[str, int], seed: int) -> "_Steps":
     return steps
 
 
-def demo_vocabulary(dataset: Dataset) -> Vocabulary:
-    """The demo teacher's classes: its label set carries its own vocabulary."""
-    return dataset.label_shards("strong", LABELS)[0].target.vocabulary
-
-
 class _Steps:
     """Runs each step once: its result and seconds are in a file, written when the step is complete.
 
@@ -147,14 +142,14 @@ class _Steps:
     def done(self, name: str, leaves: Path) -> bool:
         return not self._ran and self._path(name).exists() and leaves.exists()
 
-    def run(self, name: str, step: Callable[[], dict[str, Any]], *, leaves: Path) -> dict[str, Any]:
+    def run(self, name: str, step: Callable[[], dict[str, Any]], *, leaves: Path, say: str = "") -> dict[str, Any]:
         """The step's result, a JSON object with clips_in, clips_out and rejected. `leaves`: the product of the step."""
         path = self._path(name)
         if self.done(name, leaves):
             result: dict[str, Any] = json.loads(path.read_text())
         else:
             self._ran = True
-            print(f"{name} ...", flush=True)
+            print(f"{say or name} ...", flush=True)
             started_s = time.monotonic()
             result = step()
             result["elapsed_s"] = round(time.monotonic() - started_s, 2)
@@ -170,14 +165,14 @@ class _Steps:
 
 
 class _Lines:
-    """Says every fifth of a training how far it is."""
+    """Says every tenth of a training how far it is."""
 
     def __init__(self, name: str, steps: int) -> None:
         self._name, self._steps = name, steps
 
     def __call__(self, step: TrainStep) -> None:
         done = step.step + 1
-        if done % max(1, self._steps // 5) == 0:
+        if done % max(1, self._steps // 10) == 0:
             print(f"  {self._name}: step {done}/{self._steps}, loss {step.loss:.4f}", flush=True)
 
 
@@ -244,7 +239,9 @@ def _train(steps: "_Steps", dataset: Dataset, vocabulary: Vocabulary, training: 
             for arm in missing
         }
         for name, path in paths.items():
-            steps.run(f"train {name}", lambda name=name: running[name].result(), leaves=path)
+            first = name == next(iter(running), None)
+            say = f"train {' and '.join(running)}, side by side" if first else f"train {name}, the rest of it"
+            steps.run(f"train {name}", lambda name=name: running[name].result(), leaves=path, say=say)
 
 
 def _verify(data: Path) -> dict[str, Any]:

@@ -150,9 +150,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         for problem in problems:
             print(f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}")
-        print(
-            f"{arguments.dataset}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}", file=sys.stderr
-        )
+        count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+        remedy = "; restore the file, or delete the .json of its shard and give the pack or label command again"
+        print(f"{arguments.dataset}: {count}{remedy if problems else ''}", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 from urllib.parse import unquote, urlsplit
 
-from pipeline import FormatError, UsageError, canonical_json, write_atomic
+from pipeline import FormatError, UsageError, Vocabulary, canonical_json, write_atomic
 from pipeline._json import fields, one_of
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import check_format, is_sidecar_name, read_audio_sidecar, read_label_sidecar
@@ -92,6 +92,16 @@ class Dataset:
     def label_shards(self, split: str, label_set: str) -> tuple[LabelSidecar, ...]:
         """The committed label shards in order of number; none if the folder is empty or missing. Raises FormatError."""
         return _read_all(self.labels_folder(split, label_set), read_label_sidecar)
+
+    def vocabulary(self, split: str, label_set: str) -> Vocabulary:
+        """The classes of a label set, for a loader that should have exactly these. Raises UsageError if it is empty."""
+        paths = sidecar_paths(self.labels_folder(split, label_set))
+        if not paths:
+            raise UsageError(
+                f"{self.root}: split {split} has no label set {label_set}; "
+                f"it has {', '.join(self.label_sets(split)) or 'none'}"
+            )
+        return read_label_sidecar(paths[0]).target.vocabulary
 
     @property
     def _description(self) -> Path:

@@ -61,9 +61,13 @@ class _ShardReader:
         except OSError as error:  # it does not know the file's name
             raise OSError(error.errno, error.strerror, str(self._tar_path)) from error
         if len(content) != clips.length[row]:
-            raise IntegrityError(f"{self._where(row)}: the tar ends within it; restore the tar")
+            raise IntegrityError(
+                f"{self._where(row)}: the tar ends in it; restore the tar, or delete its .json and write it again"
+            )
         if google_crc32c.value(content) != clips.crc32c[row]:
-            raise IntegrityError(f"{self._where(row)}: does not have its checksum; restore the tar")
+            raise IntegrityError(
+                f"{self._where(row)}: is not what was written; restore the tar, or delete its .json and write it again"
+            )
         return content
 
     def _where(self, row: int) -> str:

@@ -7,7 +7,7 @@ from jobs import add_run_arguments, run_stage_from
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
-    parser.add_argument("--dataset", required=True, help="absolute path of the dataset")
+    parser.add_argument("--dataset", required=True, help="dataset folder; absolute for the scripts that jobs run")
     parser.add_argument("--split", default=default_split, required=default_split is None, help="split to label")
     parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT such as beats=BEATs_strong_1.pt, or 'demo'")
     parser.add_argument("--labels", required=True, help="name of the label set to write")

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import FormatError, UsageError
 from shards import Dataset
-from tests.shards.dataset_examples import SPEC, write_dataset
+from tests.shards.dataset_examples import SPEC, TARGET, write_dataset
 
 
 def test_layout(tmp_path):
@@ -97,3 +97,10 @@ def test_shards_come_in_order_and_other_names_are_ignored(tmp_path):
     assert dataset.audio_shards("weak", SPEC.name) == expected
     labels = dataset.label_shards("weak", "frames")
     assert [sidecar.clips.key for sidecar in labels] == [sidecar.clips.key for sidecar in expected]
+
+
+def test_the_vocabulary_of_a_label_set(tmp_path):
+    dataset = write_dataset(tmp_path)
+    assert dataset.vocabulary("weak", "frames") == TARGET.vocabulary
+    with pytest.raises(UsageError, match="no label set beats; it has frames, other"):
+        dataset.vocabulary("weak", "beats")
