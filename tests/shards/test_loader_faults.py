@@ -75,7 +75,7 @@ def test_a_flipped_bit_costs_that_clip_and_is_counted(
     assert stood_in == 3  # 40 draws from 14 clips, two passes and most of a third
     (replaced,) = loader.replaced
     assert (replaced.source, replaced.key) == ("strong", "strong-005_0")
-    assert "checksum" in replaced.reason
+    assert "what was written" in replaced.reason
     assert len([record for record in caplog.records if "strong-005_0" in record.getMessage()]) == 1
 
 
