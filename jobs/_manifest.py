@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
-from urllib.parse import quote_from_bytes
 
 from pipeline import UsageError
 from shards import MISSING_BYTES, ManifestRow
@@ -15,10 +14,6 @@ class Merged(NamedTuple):
     rows: tuple[ManifestRow, ...]
     vanished: int  # clips of committed shards that the inputs no longer have
     found_later: int  # clips rejected as missing in committed shards, whose recordings are there now
-
-
-def encode_source(path: bytes) -> str:
-    return quote_from_bytes(path, safe="/")
 
 
 def merge_manifest(

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from jobs._manifest import encode_source
 from pipeline import (
     AudioSetKeys,
     AudioSpec,
@@ -26,7 +25,7 @@ from pipeline import (
     read_weak_csv,
     scan_folder,
 )
-from shards import MISSING_BYTES, KeyMode, ManifestRow
+from shards import MISSING_BYTES, KeyMode, ManifestRow, spell_source
 
 LongMode = Literal["first", "split"]
 
@@ -159,5 +158,5 @@ def _row(
     duration_ms: int | None = None,
     expected_ms: int | None = None,
 ) -> ManifestRow:
-    source, size = ("", MISSING_BYTES) if entry is None else (encode_source(entry.raw), entry.size_bytes)
+    source, size = ("", MISSING_BYTES) if entry is None else (spell_source(entry.raw), entry.size_bytes)
     return ManifestRow(key, 0, source, size, start_ms, duration_ms, expected_ms)

@@ -27,6 +27,7 @@ from ._grid import frame_at as frame_at
 from ._grid import valid_frames as valid_frames
 from ._hard import HARD_SCHEMA as HARD_SCHEMA
 from ._hard import hard_table as hard_table
+from ._hard import one_chunk as one_chunk
 from ._hard import read_hard as read_hard
 from ._hard import write_hard as write_hard
 from ._json import canonical_json as canonical_json

@@ -112,8 +112,8 @@ def _weak_mids(key: pa.Array, weak: pa.Table | Mapping[str, Collection[str]] | N
     if isinstance(weak, Mapping):
         mids = [list(weak[name]) if name in weak else None for name in key.to_pylist()]
         return pa.array(mids, HARD_SCHEMA.field("weak_mids").type)
-    row = pc.index_in(key, value_set=_one_chunk(weak.column("key")))
-    return _one_chunk(weak.column("weak_mids")).take(row)
+    row = pc.index_in(key, value_set=one_chunk(weak.column("key")))
+    return one_chunk(weak.column("weak_mids")).take(row)
 
 
 def _events(key: pa.Array, strong: pa.Table | None) -> tuple[pa.Array, pa.Array]:
@@ -125,13 +125,13 @@ def _events(key: pa.Array, strong: pa.Table | None) -> tuple[pa.Array, pa.Array]
     wanted = wanted.sort_by([(name, "ascending") for name in ("clip", "onset_ms", "offset_ms", "mid")])
     counts = np.bincount(wanted.column("clip").to_numpy(), minlength=len(key))
     bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    columns = [_one_chunk(wanted.column(field.name)).cast(field.type) for field in _EVENT]
+    columns = [one_chunk(wanted.column(field.name)).cast(field.type) for field in _EVENT]
     events = pa.StructArray.from_arrays(columns, fields=list(_EVENT))
     return pa.ListArray.from_arrays(bounds, events), pa.array(counts > 0)
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    # combine_chunks of a column gives an array or a chunked array, by version.
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; `combine_chunks` gives an array or a chunked array, by version of pyarrow."""
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 

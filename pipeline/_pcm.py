@@ -19,8 +19,8 @@ PcmFlag = Literal[
     "clipped",  # samples beyond full scale, saturated (lossy decoders overshoot); `clipped_samples` counts them
     "cut",  # longer than the spec's clip; `cut_samples` counts what was left out
 ]
-_SAMPLE_VALUE = np.float32(1 / 32768)
 PCM_FLAGS: tuple[str, ...] = get_args(PcmFlag)
+_SAMPLE_VALUE = np.float32(1 / 32768)
 
 SILENT_RMS = 1e-4  # of full scale: -80 dB, about 3 steps of int16
 ANTIPHASE_ENERGY = 0.01  # -20 dB; unrelated channels lose 3 dB

@@ -30,7 +30,7 @@ class Evaluation:
     probs: Mapping[str, npt.NDArray[np.float32]]
 
     def psds1(self, model: str, *, median_frames: int) -> Psds:
-        """After a median filter of `median_frames` over the frames with audio."""
+        """After a median filter of `median_frames`, to which frames without audio are the lowest there are."""
         filtered = median_filter(self.probs[model], median_frames)
         return psds1(
             np.where(np.isneginf(self.probs[model]), -np.inf, filtered), self.events, self.durations_s, self.vocabulary

@@ -21,6 +21,7 @@ from ._manifest import ManifestRow as ManifestRow
 from ._manifest import by_shard as by_shard
 from ._manifest import read_manifest as read_manifest
 from ._manifest import rows_sha256 as rows_sha256
+from ._manifest import spell_source as spell_source
 from ._manifest import write_manifest as write_manifest
 from ._mixup import mixup as mixup
 from ._reader import AudioReader as AudioReader

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import Event, audioset_strong_456, audioset_weak_527, read_hard
+from pipeline import Event, audioset_strong_456, audioset_weak_527, one_chunk, read_hard
 from shards._dataset import Dataset
 
 
@@ -61,12 +61,12 @@ def join_hard(dataset: Dataset, split: str, keys: Sequence[str]) -> HardRows:
     corpora nobody says, so there it is the classes that occur in the split.
     """
     table = read_hard(dataset.hard_path(split))
-    key = _one(table.column("key"))
+    key = one_chunk(table.column("key"))
     rows = table.take(pc.index_in(pa.array(keys, pa.string()), value_set=key))
-    weak = _one(rows.column("weak_mids"))
-    events = _one(rows.column("events"))
+    weak = one_chunk(rows.column("weak_mids"))
+    events = one_chunk(rows.column("events"))
     each = events.values
-    annotated = pc.fill_null(_one(rows.column("strong_annotated")), False)
+    annotated = pc.fill_null(one_chunk(rows.column("strong_annotated")), False)
     audioset = dataset.keys == "audioset"
     return HardRows(
         weak=_ragged(weak, weak.values, weak.is_valid()),
@@ -91,8 +91,3 @@ def _ragged(lists: pa.ListArray, mids: pa.StringArray, known: pa.BooleanArray) -
 def _occurring(table: pa.Table, column: str) -> frozenset[str]:
     each = pc.list_flatten(table.column(column))
     return frozenset(pc.unique(pc.struct_field(each, "mid") if column == "events" else each).to_pylist())
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    # combine_chunks of a column gives an array or a chunked array, by version.
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

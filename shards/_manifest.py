@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,7 +48,13 @@ class ManifestRow(NamedTuple):
     expected_ms: int | None = None
 
     def recording(self, folder: Path) -> Path:
+        """Where it lies, `folder` being the one that was packed."""
         return folder / os.fsdecode(unquote_to_bytes(self.source))
+
+
+def spell_source(path: bytes) -> str:
+    """The relative path of a recording as `ManifestRow.source` holds it; `ManifestRow.recording` reads it."""
+    return quote_from_bytes(path, safe="/")
 
 
 def by_shard(rows: Iterable[ManifestRow]) -> Mapping[int, tuple[ManifestRow, ...]]:

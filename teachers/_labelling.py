@@ -32,6 +32,7 @@ from teachers._choice import TeacherChoice
 from teachers._registry import parse_device
 from teachers._teacher import Teacher
 
+STAGE_VERSION = 1  # raised when the same audio and teacher would give other labels
 T = TypeVar("T")
 # Damage can be undone, unlike what a teacher says of a clip: shards with this reason are labelled again.
 _UNREADABLE = "unreadable_audio"
@@ -85,7 +86,7 @@ def label_stage(
         raise UsageError(
             f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
         )
-    provenance = canonical_json(_provenance(teacher.open("cpu"), opened, split, audio))
+    provenance = canonical_json(_provenance(teacher.open("cpu"), split, audio))
     config = LabelConfig(
         dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
         device=device, batch_size=batch_size, threads=threads,
@@ -111,7 +112,7 @@ def open_label_worker(config: LabelConfig) -> Callable[[ShardTask], ShardResult]
     """Load the teacher once in this process and return the function that labels one shard."""
     torch.set_num_threads(config.threads)
     teacher = config.teacher.open(config.device)
-    here = canonical_json(_provenance(teacher, Dataset.open(config.dataset), config.split, config.audio))
+    here = canonical_json(_provenance(teacher, config.split, config.audio))
     if here != config.provenance:
         raise TeacherError(
             f"teacher {config.teacher.text} on {platform.node()} is not the one the job was started with; "
@@ -188,14 +189,14 @@ def _write(writer: LabelShardWriter, batch: _Batch, logits: npt.NDArray[np.float
         position += 1
 
 
-def _provenance(teacher: Teacher, dataset: Dataset, split: str, audio: str) -> dict[str, object]:
+def _provenance(teacher: Teacher, split: str, audio: str) -> dict[str, object]:
     """What decides the content of every label; compared between runs. Batch size and versions are only recorded."""
     spec = teacher.audio_spec
     if audio != spec.name:
         raise UsageError(
             f"audio set {audio} of split {split} is not what the teacher hears: it needs {spec.name}; pack that"
         )
-    return {"stage": "label", "stage_version": 1, "audio": audio, "teacher": dict(teacher.provenance)}
+    return {"stage": "label", "stage_version": STAGE_VERSION, "audio": audio, "teacher": dict(teacher.provenance)}
 
 
 def _recorded(config: LabelConfig) -> dict[str, str]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs._manifest import encode_source, merge_manifest
+from jobs._manifest import merge_manifest
 from pipeline import FormatError, UsageError
-from shards import MISSING_BYTES, ManifestRow, by_shard, read_manifest, rows_sha256, write_manifest
+from shards import MISSING_BYTES, ManifestRow, by_shard, read_manifest, rows_sha256, spell_source, write_manifest
 
 
 def row(key: str, *, shard: int = 0, size: int = 10) -> ManifestRow:
@@ -73,8 +73,8 @@ def test_missing_recordings() -> None:
 def test_written_and_read_back(tmp_path: Path) -> None:
     strange = b"b \xff\xfc%/x?.wav"
     rows = (
-        ManifestRow("a_0", 0, encode_source(strange), 5),
-        ManifestRow("a_10000", 0, encode_source(strange), 5, 10_000, 3_000, 3_000),
+        ManifestRow("a_0", 0, spell_source(strange), 5),
+        ManifestRow("a_10000", 0, spell_source(strange), 5, 10_000, 3_000, 3_000),
         ManifestRow("b_0", 3, "", MISSING_BYTES, expected_ms=8_500),
     )
     path = tmp_path / "a=1" / "manifest.parquet"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from jobs import StageReport, run_stage
-from pipeline import AudioSpec, TeacherError, UsageError
+from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError
 from shards import AudioReader, Dataset, LabelReader, verify
 from teachers import TeacherChoice, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
@@ -193,6 +193,19 @@ def test_a_cut_off_tar_is_a_quarantined_shard_and_the_others_go_on(tmp_path: Pat
     first.tar_path.write_bytes(content)
     report = label(dataset, f"beats={checkpoint}")
     assert (report.stored, report.not_done, report.exit_code) == (6, 0, 0)
+
+
+def test_a_label_tar_that_was_cut_off_is_named_not_taken_for_done(tmp_path: Path, checkpoint: Path) -> None:
+    dataset = packed(tmp_path, clips=3)
+    label(dataset, f"beats={checkpoint}")
+    whole = label_bytes(dataset)
+    tar = Dataset.open(dataset).labels_folder("strong", "tiny") / "000000.tar"
+    tar.write_bytes(tar.read_bytes()[:1_000])
+    with pytest.raises(IntegrityError, match=r"000000.tar: has 1000 bytes.*delete 000000.json"):
+        label(dataset, f"beats={checkpoint}")
+    tar.with_suffix(".json").unlink()
+    assert label(dataset, f"beats={checkpoint}").exit_code == 0
+    assert label_bytes(dataset) == whole
 
 
 @pytest.mark.campaign
