@@ -41,16 +41,16 @@ $(TORCH_STAMP):
 	touch $@
 
 $(STAMP)-make: pyproject.toml | $(TORCH_STAMP)
-	$(BIN)/pip install --quiet --editable '.[make]'
+	$(BIN)/pip install --quiet --editable '.[make,fast]'
 	touch $@
 
 $(STAMP)-test: pyproject.toml | $(TORCH_STAMP)
-	$(BIN)/pip install --quiet --editable '.[make,test]'
+	$(BIN)/pip install --quiet --editable '.[make,fast,hdf5,s3,test]'
 	$(BIN)/pip install --quiet 'setuptools>=77.0.3,<81' wheel cython 'pandas<3' scipy
 # Needs a C compiler; without one the comparisons with it are skipped, saying so.
 	-$(BIN)/pip install --quiet --no-build-isolation sed_scores_eval==0.0.4
 	touch $@
 
 $(STAMP)-check: pyproject.toml | $(TORCH_STAMP)
-	$(BIN)/pip install --quiet --editable '.[make,test,check]'
+	$(BIN)/pip install --quiet --editable '.[make,fast,hdf5,s3,test,check]'
 	touch $@

@@ -1,6 +1,8 @@
-"""`python -m benchmarks`: every benchmark in turn."""
+"""`python -m benchmarks`: every benchmark in turn, the long one last."""
 
-from benchmarks import arms
+from benchmarks import acoustic, arms, audio_codecs, index, label_codecs, verify
 
 if __name__ == "__main__":
-    arms.main()
+    for benchmark in (audio_codecs, label_codecs, verify, index, acoustic, arms):
+        print(f"\n== {benchmark.__name__}\n", flush=True)
+        benchmark.main()

@@ -17,3 +17,7 @@ from ._stage import Stage as Stage
 from ._stop import Interrupted as Interrupted
 from ._stop import stop_if_asked as stop_if_asked
 from ._stop import stop_signals as stop_signals
+from ._transcode import run_stages_from as run_stages_from
+from ._transcode import transcode_stages as transcode_stages
+from ._verify import VerifyConfig as VerifyConfig
+from ._verify import verify_job as verify_job

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs._manifest import merge_manifest
+from jobs._manifest import merge_manifest, recover_rows
 from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
 from jobs._wanted import LongMode, find_wanted
@@ -28,6 +28,7 @@ from pipeline import (
     write_hard,
 )
 from shards import (
+    AUDIO_CODECS,
     MANIFEST_NAME,
     MISSING_BYTES,
     AudioShardWriter,
@@ -37,6 +38,7 @@ from shards import (
     ManifestRow,
     by_shard,
     check_tar_size,
+    command_arguments,
     fingerprint,
     read_manifest,
     rows_sha256,
@@ -58,6 +60,7 @@ class PackConfig:
     folder: Path
     keys: KeyMode
     spec: AudioSpec
+    codec: str
 
     @property
     def output(self) -> Path:
@@ -69,7 +72,7 @@ class PackConfig:
             "stage": "pack",
             "stage_version": STAGE_VERSION,
             "spec": self.spec.to_json(),
-            "codec": "flac",
+            "codec": self.codec,
             "resampler": "soxr_hq",
             "keys": self.keys,
             "manifest_sha256": rows_sha256(rows),
@@ -85,6 +88,7 @@ def pack_stage(
     weak_csv: Path | None = None,
     strong_tsv: Path | None = None,
     audio_spec: AudioSpec | None = None,
+    codec: str = "flac",
     long: LongMode = "first",
     clips_per_shard: int = 1_000,
 ) -> Stage:
@@ -96,19 +100,23 @@ def pack_stage(
         or to the CSV, and `mid`). `long` "first" keeps the first `clip_ms` of a recording, "split" cuts it into
         consecutive clips that each inherit its weak labels.
     strong_tsv: its segments are strong-annotated; no other clip is.
+    codec: one of AUDIO_CODECS; "flac" for keeping.
 
     Called again, clips keep their shard, new ones go to new shards, and committed shards are checked to be what this
-    call would write. Raises UsageError for wrong use, an empty folder, changed inputs or an output that cannot be
-    written, MetadataError for lists that do not hold together or clips whose keys collide.
+    call would write; where the manifest was lost, their rows are made of the inputs. Raises UsageError for wrong use,
+    an empty folder, changed inputs or an output that cannot be written, MetadataError for lists that do not hold
+    together or clips whose keys collide.
     """
     where = Dataset(dataset)
     spec = AudioSpec() if audio_spec is None else audio_spec
     for path in (where.root, folder):
         if not path.is_absolute():
             raise UsageError(f"{path} is relative, a job needs absolute paths: it may run in another folder")
+    if codec not in AUDIO_CODECS:
+        raise UsageError(f"audio codec is {codec!r}, needs one of {', '.join(AUDIO_CODECS)}")
     if clips_per_shard < 1:
         raise UsageError(f"clips per shard are {clips_per_shard}, need at least 1")
-    config = PackConfig(dataset=where.root, split=split, folder=folder, keys=keys, spec=spec)
+    config = PackConfig(dataset=where.root, split=split, folder=folder, keys=keys, spec=spec, codec=codec)
     output = config.output
     wanted = find_wanted(folder, keys=keys, weak_csv=weak_csv, strong_tsv=strong_tsv, spec=spec, long=long)
     try:
@@ -119,10 +127,14 @@ def pack_stage(
         committed = {sidecar.shard: sidecar for sidecar in where.audio_shards(split, spec.name)}
         manifest = output / MANIFEST_NAME
         earlier = read_manifest(manifest) if manifest.exists() else ()
-        merged = merge_manifest(wanted.rows, earlier, committed, clips_per_shard=clips_per_shard)
+        recovered, others = recover_rows(wanted.rows, earlier, committed.values())
+        own = (row for row in wanted.rows if row.key not in others)
+        merged = merge_manifest(own, (*earlier, *recovered), committed, clips_per_shard=clips_per_shard)
         shards = by_shard(merged.rows)
         for sidecar in committed.values():
-            _check_committed(sidecar, config.provenance(shards.get(sidecar.shard, ())))
+            if sidecar.shard in shards:
+                _check_committed(sidecar, config.provenance(shards[sidecar.shard]))
+            check_tar_size(sidecar)
         _write_hard(where.hard_path(split), wanted.hard)
         if merged.rows != earlier:
             write_manifest(manifest, merged.rows)
@@ -139,7 +151,27 @@ def pack_stage(
         ),
         done=tuple(_result(sidecar) for sidecar in committed.values()),
         output=output,
-        notes={"extra": wanted.extra, "vanished": merged.vanished, "found_later": merged.found_later},
+        notes={
+            "extra": wanted.extra,
+            "vanished": merged.vanished,
+            "found_later": merged.found_later,
+            "not_in_the_manifest": sum(len(committed[shard].clips) for shard in committed.keys() - shards.keys()),
+        },
+        command=command_arguments(
+            "pack",
+            dataset=where.root,
+            split=split,
+            folder=folder,
+            keys=keys,
+            weak_csv=weak_csv,
+            strong_tsv=strong_tsv,
+            long=long,
+            clips_per_shard=clips_per_shard,
+            sample_rate=spec.sample_rate,
+            layout=spec.layout,
+            clip_ms=spec.clip_ms,
+            codec=codec,
+        ),
     )
 
 
@@ -152,7 +184,12 @@ def pack_shard(config: PackConfig, task: ShardTask) -> ShardResult:
     rows = read_manifest(config.output / MANIFEST_NAME, shard=task.shard)
     seconds = {"decode": 0.0, "encode": 0.0, "commit": 0.0}
     writer = AudioShardWriter(
-        config.output, task.shard, spec=config.spec, provenance=config.provenance(rows), software=_software()
+        config.output,
+        task.shard,
+        spec=config.spec,
+        provenance=config.provenance(rows),
+        codec=config.codec,
+        software=_software(),
     )
     with writer, ThreadPoolExecutor(_THREADS) as threads:
         outcomes = _map_ahead(threads, functools.partial(_decode_row, config), rows, ahead=4 * _THREADS)
@@ -221,7 +258,6 @@ def _check_committed(sidecar: AudioSidecar, expected: dict[str, Any]) -> None:
             f"{sidecar.path}: was packed as {sidecar.fingerprint[:12]}, this run would write "
             f"{fingerprint(expected)[:12]} ({differing} differ); repeat the call that packed it, or use another dataset"
         )
-    check_tar_size(sidecar)
 
 
 def _write_hard(path: Path, table: pa.Table) -> None:

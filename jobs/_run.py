@@ -10,6 +10,7 @@ from jobs._report import Progress, StageReport, build_report
 from jobs._stage import Stage
 from jobs._stop import Interrupted, stop_signals
 from pipeline import UsageError, sweep_partial
+from shards import record_command
 
 Executor = Literal["ray", "local"]
 _POLL_S = 1.0
@@ -36,51 +37,76 @@ def run_stage(
     same call finishes the rest.
     Raises UsageError before any work if the arguments, the address or the output folder cannot be used.
     """
-    _check(stage, executor, workers, max_rejected)
-    started_s = time.monotonic()
-    pool: InProcessPool | RayPool
-    pool = InProcessPool(stage) if executor == "local" else RayPool(stage, workers=workers, address=ray_address)
-    driver = Driver(stage.tasks, pool)
-    shown = Progress(stage, enabled=progress)
-    stopped: str | None = None
+    if max_rejected is not None and max_rejected < 0:
+        raise UsageError(f"max rejected is {max_rejected}, needs 0 or more")
+    run = StageRun(stage, executor=executor, workers=workers, ray_address=ray_address)
+    _open_output(stage)
     try:
-        if stage.tasks:
-            with pool, stop_signals() as stopped_by:
-                while not driver.finished and stopped_by() is None:
-                    driver.step(_POLL_S)
-                    shown.update(driver.done, driver.quarantined, time.monotonic() - started_s)
-                driver.stop()
-                stopped = stopped_by() or driver.gave_up
-    except Interrupted as interrupted:
-        stopped = str(interrupted)
-    except BaseException as error:
-        stopped = describe_error(error)
-        raise
+        run.finish(progress=progress)
     finally:
-        shown.close()
         report = build_report(
             stage,
-            driver.done,
-            driver.quarantined,
+            run.driver.done,
+            run.driver.quarantined,
             executor=executor,
-            workers=pool.workers if stage.tasks else 0,
-            wall_s=time.monotonic() - started_s,
+            workers=run.pool.workers if stage.tasks else 0,
+            wall_s=run.wall_s,
             max_rejected=max_rejected,
-            stopped=stopped,
+            stopped=run.stopped,
         )
         report.write(stage.output)
     return report
 
 
-def _check(stage: Stage, executor: str, workers: int | None, max_rejected: int | None) -> None:
+class StageRun:
+    """The run itself, without its report: `driver.done` has the results, also if finish() raises."""
+
+    def __init__(
+        self, stage: Stage, *, executor: Executor = "ray", workers: int | None = None, ray_address: str | None = None
+    ) -> None:
+        """Raises UsageError for arguments that cannot be used."""
+        check_executor(executor, workers)
+        self.stage = stage
+        self.pool: InProcessPool | RayPool
+        self.pool = (
+            InProcessPool(stage) if executor == "local" else RayPool(stage, workers=workers, address=ray_address)
+        )
+        self.driver = Driver(stage.tasks, self.pool)
+        self.stopped: str | None = None  # why the run ended early, if it did
+        self.wall_s = 0.0
+
+    def finish(self, *, progress: bool) -> None:
+        """Work until every task is done or quarantined, or a signal stops it."""
+        started_s = time.monotonic()
+        shown = Progress(self.stage, enabled=progress)
+        try:
+            if self.stage.tasks:
+                with self.pool, stop_signals() as stopped_by:
+                    while not self.driver.finished and stopped_by() is None:
+                        self.driver.step(_POLL_S)
+                        shown.update(self.driver.done, self.driver.quarantined, time.monotonic() - started_s)
+                    self.driver.stop()
+                    self.stopped = stopped_by() or self.driver.gave_up
+        except Interrupted as interrupted:
+            self.stopped = str(interrupted)
+        except BaseException as error:
+            self.stopped = describe_error(error)
+            raise
+        finally:
+            shown.close()
+            self.wall_s = time.monotonic() - started_s
+
+
+def check_executor(executor: str, workers: int | None) -> None:
     if executor not in get_args(Executor):
         raise UsageError(f"executor is {executor!r}, needs one of {', '.join(get_args(Executor))}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, needs at least 1")
     if executor == "local" and workers not in (None, 1):
         raise UsageError(f"the local executor has one worker, {workers} are asked for; use the ray executor")
-    if max_rejected is not None and max_rejected < 0:
-        raise UsageError(f"max rejected is {max_rejected}, needs 0 or more")
+
+
+def _open_output(stage: Stage) -> None:
     if not stage.output.is_absolute():
         raise UsageError(
             f"output {stage.output} is relative, a job needs an absolute path: it may run in another folder"
@@ -88,6 +114,8 @@ def _check(stage: Stage, executor: str, workers: int | None, max_rejected: int |
     try:
         stage.output.mkdir(parents=True, exist_ok=True)
         sweep_partial(stage.output)
+        if stage.command:
+            record_command(stage.output, stage.command, (task.shard for task in stage.tasks))
     except OSError as error:
         raise UsageError(
             f"output {stage.output} cannot be written ({error.strerror}); choose another folder"

@@ -57,6 +57,7 @@ class Stage:
     output: folder that receives shards and report.json; absolute, because a job may run anywhere.
     cpus, gpus: what one worker uses. OMP_NUM_THREADS is `cpus` in worker processes, before any library is loaded.
     notes: counts found while planning that belong in the report (recordings that nobody asked for, ...).
+    command: arguments of `sed-distill` that make this stage, recorded beside what it writes; empty if there are none.
     """
 
     name: str
@@ -68,3 +69,4 @@ class Stage:
     cpus: int = 1
     gpus: float = 0.0
     notes: dict[str, int] = field(default_factory=dict)
+    command: tuple[str, ...] = ()

@@ -1,3 +1,8 @@
+from ._acoustic import ACOUSTIC_BYTES as ACOUSTIC_BYTES
+from ._acoustic import AcousticMatch as AcousticMatch
+from ._acoustic import AcousticVerdict as AcousticVerdict
+from ._acoustic import acoustic_fingerprint as acoustic_fingerprint
+from ._acoustic import compare_acoustic as compare_acoustic
 from ._atomic import atomic_path as atomic_path
 from ._atomic import sweep_partial as sweep_partial
 from ._atomic import write_atomic as write_atomic

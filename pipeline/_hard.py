@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline._atomic import atomic_path
 from pipeline._errors import FormatError, MetadataError
+from pipeline._sealed import read_sealed, write_sealed
 
 _VERSION_KEY = b"sed_distill.hard"
-_VERSION = b"0"
+_VERSION = b"1"
+_REMEDY = "sed-distill repair says which command writes it again"
 _EVENT = pa.struct(
     [
         pa.field("onset_ms", pa.int32(), nullable=False),
@@ -72,37 +72,20 @@ def write_hard(path: Path, table: pa.Table) -> None:
     problem = _problem(table)
     if problem:
         raise MetadataError(f"{path}: {problem}")
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 17, write_page_checksum=True)
+    write_sealed(path, HARD_SCHEMA, [table], row_group_size=1 << 17)
 
 
 def read_hard(path: Path) -> pa.Table:
-    """The table of HARD_SCHEMA at `path`, its page checksums verified.
+    """The table of HARD_SCHEMA at `path`, every bit of it verified.
 
     Raises FormatError if the file is missing, damaged, of another version or contradicts itself.
     """
     if not path.is_file():
-        raise FormatError(f"{path}: is not there; pack the split to write its hard labels")
-    try:
-        # ParquetFile, not read_table: that one would read `name=value` folders above the file as columns.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY)
-            if version != _VERSION:
-                has = "no version of hard labels" if version is None else f"version {version.decode(errors='replace')}"
-                needs = f"this reader needs {_VERSION.decode()}"
-                raise FormatError(f"{path}: has {has}, {needs}; read it with the version of sed-distill that wrote it")
-            if not file.schema_arrow.equals(HARD_SCHEMA):
-                has = f"has columns {file.schema_arrow.names} or types unlike version 0"
-                raise FormatError(f"{path}: {has}; pack the split again")
-            table = file.read().combine_chunks().cast(HARD_SCHEMA)
-            stated = file.metadata.num_rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: column names of a damaged footer
-        reason = str(error).splitlines()[0]
-        raise FormatError(f"{path}: is damaged or not parquet ({reason}); pack the split again") from error
-    # The counts of the row groups have no checksum: a flipped bit can make a whole group disappear.
-    problem = _problem(table) if len(table) == stated else f"has {len(table)} rows, its footer states {stated}"
+        raise FormatError(f"{path}: is not there; {_REMEDY}")
+    table = read_sealed(path, HARD_SCHEMA, _REMEDY)
+    problem = _problem(table)
     if problem:
-        raise FormatError(f"{path}: {problem}; pack the split again")
+        raise FormatError(f"{path}: {problem}; {_REMEDY}")
     return table
 
 

@@ -46,7 +46,7 @@ def one_of(value: object, where: str, allowed: Sequence[str]) -> str:
 
 
 def texts(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {str}:
         raise FormatError(f"{where}: needs a list of texts")
     return tuple(value)
 
@@ -54,4 +54,7 @@ def texts(value: object, where: str) -> tuple[str, ...]:
 def integers(value: object, where: str, *, low: int = 0, high: int = 2**53) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: needs a list of integers")
+    # All at once: bool is a type of its own here, and long columns are checked by the million.
+    if value and set(map(type, value)) == {int} and low <= min(value) and max(value) <= high:
+        return tuple(value)
     return tuple(integer(entry, f"{where}[{i}]", low=low, high=high) for i, entry in enumerate(value))

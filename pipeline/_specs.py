@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, cast, get_args
 
 from pipeline._errors import MetadataError, UsageError
@@ -12,6 +13,10 @@ Layout = Literal["mono", "foa"]
 Axis = Literal["class", "time", "track", "xyz"]
 ValueKind = Literal["logit", "probability", "unit_vector", "metre"]
 _CHANNELS = {"mono": 1, "foa": 4}
+# Bounds what a reader allocates for one clip: an hour of 16 kHz mono fits.
+MAX_CLIP_VALUES = 1 << 26
+# Bounds what a reader allocates for one label: 447 classes at 40 ms fit a clip of 25 minutes.
+MAX_TARGET_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class AudioSpec:
                 f"audio spec has {self.sample_rate} Hz and {self.clip_ms} ms; "
                 f"needs 1000 to 768000 Hz and {HOP_MS} to 3600000 ms"
             )
+        if self.max_samples * self.channels > MAX_CLIP_VALUES:
+            raise UsageError(f"a clip of {self.name} has more than {MAX_CLIP_VALUES} values; make clips shorter")
         if self.sample_rate * HOP_MS % 1000:
             raise UsageError(
                 f"{self.sample_rate} Hz has no whole number of samples in a {HOP_MS} ms frame; use a multiple of 25 Hz"
@@ -113,32 +120,51 @@ class TargetSpec:
     """One label of a label set. Frame logits of 447 classes: axes ("class", "time"), shape (447, 250), kind "logit".
 
     `context_ms` is how much audio the labeller heard for one value (10,000: the whole clip; 4,000: a 4 s chunk).
-    `hop_ms` and `frames` describe the time axis and are None without one.
+    What describes an axis is given exactly with it, and None without: `vocabulary` with "class", `hop_ms` and `frames`
+    with "time", `tracks` (how many sounds of one class at once) with "track". "xyz" has 3 values.
+    Kinds: "unit_vector" has the axis "xyz" and nothing else has it, but for "metre", which may.
     """
 
     axes: tuple[Axis, ...]
     kind: ValueKind
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None = None
     context_ms: int = CLIP_MS
     hop_ms: int | None = HOP_MS
     frames: int | None = FRAMES
+    tracks: int | None = None
 
     def __post_init__(self) -> None:
         axes = set(self.axes)
-        if len(axes) != len(self.axes) or not axes <= set(get_args(Axis)) or "class" not in axes:
-            raise UsageError(f"target axes are {self.axes}; need different ones of {get_args(Axis)} with 'class'")
+        if not axes or len(axes) != len(self.axes) or not axes <= set(get_args(Axis)):
+            raise UsageError(f"target axes are {self.axes}; need different ones of {get_args(Axis)}")
         if self.kind not in get_args(ValueKind):
             raise UsageError(f"target kind is {self.kind!r}, needs one of {', '.join(get_args(ValueKind))}")
-        if axes & {"track", "xyz"}:
-            raise UsageError("axes 'track' and 'xyz' are not in format version 0; use 'class' and 'time'")
-        if {self.hop_ms is not None, self.frames is not None} != {"time" in axes}:
-            raise UsageError("a target states hop_ms and frames exactly when it has a 'time' axis")
+        for axis, given in (
+            ("class", {self.vocabulary is not None}),
+            ("time", {self.hop_ms is not None, self.frames is not None}),
+            ("track", {self.tracks is not None}),
+        ):
+            if given != {axis in axes}:
+                needs = "vocabulary" if axis == "class" else "hop_ms and frames" if axis == "time" else "tracks"
+                raise UsageError(f"a target states {needs} exactly when it has a {axis!r} axis; axes are {self.axes}")
+        if ("xyz" in axes) != (self.kind == "unit_vector") and self.kind != "metre":
+            raise UsageError(f"a target of kind {self.kind} has axes {self.axes}; 'xyz' is for unit vectors and metres")
+        if prod(self.shape) > MAX_TARGET_VALUES:
+            raise UsageError(f"a target of shape {self.shape} has more than {MAX_TARGET_VALUES} values a clip")
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one clip's label, in the order of `axes`."""
-        sizes = {"class": len(self.vocabulary), "time": self.frames}
+        classes = None if self.vocabulary is None else len(self.vocabulary)
+        sizes = {"class": classes, "time": self.frames, "track": self.tracks, "xyz": 3}
         return tuple(cast(int, sizes[axis]) for axis in self.axes)
+
+    @property
+    def classes(self) -> Vocabulary:
+        """The vocabulary of a target that has classes. Raises UsageError for one without."""
+        if self.vocabulary is None:
+            raise UsageError(f"a target of axes {self.axes} has no classes")
+        return self.vocabulary
 
     def valid_frames(self, samples: int, sample_rate: int) -> int:
         """Frames that stand on audio: ceil(samples / hop), at most `frames`. 160,000 samples at 16 kHz -> 250."""
@@ -150,20 +176,26 @@ class TargetSpec:
         return {
             "axes": list(self.axes),
             "kind": self.kind,
-            "vocabulary": self.vocabulary.to_json(),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.to_json(),
             "context_ms": self.context_ms,
             "hop_ms": self.hop_ms,
             "frames": self.frames,
+            "tracks": self.tracks,
         }
 
     @staticmethod
     def from_json(value: object, where: str) -> "TargetSpec":
-        got = fields(value, where, ("axes", "kind", "vocabulary", "context_ms", "hop_ms", "frames"))
+        names = ("axes", "kind", "vocabulary", "context_ms", "hop_ms", "frames", "tracks")
+        got = fields(value, where, names)
+        optional = {
+            name: None if got[name] is None else integer(got[name], f"{where}.{name}", low=1, high=MAX_TARGET_VALUES)
+            for name in ("hop_ms", "frames", "tracks")
+        }
+        vocabulary = got["vocabulary"]
         return TargetSpec(
             axes=cast(tuple[Axis, ...], texts(got["axes"], f"{where}.axes")),
             kind=cast(ValueKind, one_of(got["kind"], f"{where}.kind", get_args(ValueKind))),
-            vocabulary=Vocabulary.from_json(got["vocabulary"], f"{where}.vocabulary"),
-            context_ms=integer(got["context_ms"], f"{where}.context_ms"),
-            hop_ms=None if got["hop_ms"] is None else integer(got["hop_ms"], f"{where}.hop_ms", low=1),
-            frames=None if got["frames"] is None else integer(got["frames"], f"{where}.frames", low=1),
+            vocabulary=None if vocabulary is None else Vocabulary.from_json(vocabulary, f"{where}.vocabulary"),
+            context_ms=integer(got["context_ms"], f"{where}.context_ms", low=1),
+            **optional,
         )

@@ -1,10 +1,11 @@
 """`sed-distill`: one parser, one function per command. Each command's work is done by the package it belongs to."""
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 Command = Callable[[argparse.Namespace], int]
@@ -26,7 +27,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog="first look: sed-distill demo --out demo-out",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_pack, _add_label, _add_verify, _add_info):
+    for add in (
+        _add_demo,
+        _add_pack,
+        _add_transcode,
+        _add_label,
+        _add_verify,
+        _add_repair,
+        _add_index,
+        _add_info,
+        _add_attach,
+        _add_import_labels,
+        _add_export_labels,
+    ):
         add(commands)
     return parser
 
@@ -81,6 +94,12 @@ def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="recordings over 10 s: keep the first 10 s, or cut into clips",
     )
     parser.add_argument("--clips-per-shard", type=int, default=1000)
+    parser.add_argument("--sample-rate", type=int, default=16_000, help="Hz of the stored clips (default: 16000)")
+    parser.add_argument("--layout", choices=("mono", "foa"), default="mono", help="foa: four ambisonic channels")
+    parser.add_argument("--clip-ms", type=int, default=10_000, help="longest clip in ms (default: 10000)")
+    parser.add_argument(
+        "--codec", choices=("flac", "pcm16", "fast"), default="flac", help="how clips are stored, all lossless"
+    )
     add_run_arguments(parser)
 
 
@@ -95,17 +114,49 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(commands, "verify", _verify, "Check every shard against its sidecar.", "sed-distill verify DATA")
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument(
-        "--quick", action="store_true", help="sidecars, sizes, completeness and bindings only; no tar is read"
-    )
+    parser = _command(
+        commands, "verify", _verify, "Check every byte of a dataset: tars, clips, labels, and all against each other.",
+        "sed-distill verify DATA",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="folder, or a prefix on a store (s3://bucket/prefix)")
+    _add_checks(parser)
     parser.add_argument("--json", action="store_true", help="print the problems as JSON")
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    """How deep a verification goes, and where it runs."""
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--quick", action="store_true", help="sidecars, tables, sizes and bindings only; no tar is read")
+    depth.add_argument("--no-decode", action="store_true", help="hashes and checksums of all bytes; decode no clip")
+    parser.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="ray: as a job, for millions of clips"
+    )
+    parser.add_argument("--workers", type=int, help="shards checked at once (default: one a core)")
+    parser.add_argument("--ray-address", help="cluster to join (default: RAY_ADDRESS, else an embedded local Ray)")
+
+
+def _add_repair(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "repair", _repair, "Move what verify finds bad to DATA/quarantine, and print what restores it.",
+        "sed-distill repair DATA",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="folder")
+    _add_checks(parser)
+    parser.add_argument("--dry-run", action="store_true", help="move nothing, only say what would be moved")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "index", _index, "Make or refresh the indexes by which a big dataset opens fast.",
+        "sed-distill index DATA",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="dataset folder")
 
 
 def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "info", _info, "Show a dataset in one screen.", "sed-distill info DATA")
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", help="dataset folder, or URL of an object store")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -118,6 +169,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _pack(arguments: argparse.Namespace) -> int:
     from jobs import pack_stage, run_stage_from
+    from pipeline import AudioSpec
 
     stage = pack_stage(
         dataset=arguments.dataset.absolute(),
@@ -127,6 +179,8 @@ def _pack(arguments: argparse.Namespace) -> int:
         weak_csv=arguments.weak_csv,
         strong_tsv=arguments.strong_tsv,
         long=arguments.long,
+        audio_spec=AudioSpec(sample_rate=arguments.sample_rate, layout=arguments.layout, clip_ms=arguments.clip_ms),
+        codec=arguments.codec,
         clips_per_shard=arguments.clips_per_shard,
     )
     return run_stage_from(stage, arguments)
@@ -140,24 +194,199 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from jobs import stop_if_asked, stop_signals
-    from shards import verify
+    from sed_distill._verify import run_verify
 
-    with stop_signals():
-        problems = verify(arguments.dataset, quick=arguments.quick, progress=lambda done, total: stop_if_asked())
-    if arguments.json:
-        print(json.dumps([{"shard": str(p.shard), "key": p.key, "kind": p.kind, "detail": p.detail} for p in problems]))
-    else:
-        for problem in problems:
-            print(f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}")
-        count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
-        remedy = "; restore the file, or delete the .json of its shard and give the pack or label command again"
-        print(f"{arguments.dataset}: {count}{remedy if problems else ''}", file=sys.stderr)
-    return 1 if problems else 0
+    return run_verify(arguments)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from sed_distill._repair import run_repair
+
+    return run_repair(arguments)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from shards import Dataset, dataset_folders, open_index
+
+    dataset = Dataset.open(arguments.dataset)
+    stored = True
+    for folder, kind in dataset_folders(dataset):
+        started = time.monotonic()
+        index = open_index(folder, kind)
+        stored = stored and index.stored
+        took = f"{len(index):,} clips, {len(index.shards):,} shards, {time.monotonic() - started:.1f} s"
+        print(f"{folder.relative_to(dataset.root)}: {took}{'' if index.stored else '; cannot be stored there'}")
+    return 0 if stored else 1
 
 
 def _info(arguments: argparse.Namespace) -> int:
     from shards import describe
 
-    print(describe(arguments.dataset))
+    print(describe(arguments.dataset), end="")
     return 0
+
+
+def _add_import_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "import-labels", _import_labels, "Import published pseudo-labels, checked against the hard labels.",
+        "sed-distill import-labels --dataset DATA --split strong --labels ensemble --format pretrained-sed --file F.h5",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset folder, packed")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument(
+        "--format", required=True, choices=("pretrained-sed", "efficientat", "ced", "sat"), help="whose files they are"
+    )
+    parser.add_argument("--file", required=True, type=Path, nargs="+", help="HDF5, .npy or parquet of labels")
+    parser.add_argument(
+        "--index", type=Path, nargs="+", default=[],
+        help="efficientat: JSON or CSV of names and rows; ced: the parquet of each file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tail", help="ced, sat: what classes outside of the top k are: zero, last-mean, last-half or constant=P"
+    )
+    parser.add_argument("--chunk-s", type=float, help="ced, sat: seconds of a chunk (ced: 10 by default)")
+    parser.add_argument("--augmented", action="store_true", help="ced: take labels of randomly augmented views")
+    parser.add_argument("--audio", help="audio set that gets labels, if the split has several")
+    parser.add_argument(
+        "--codec", choices=("master", "faithful", "small"), default="master", help="label codec (default: master)"
+    )
+    parser.add_argument("--reference", help="label set to estimate the lag against, instead of the strong hard labels")
+    parser.add_argument("--unchecked", action="store_true", help="import even if class order or names cannot be right")
+    parser.add_argument("--allow-lag", action="store_true", help="import even with a large lag, or with an unknown one")
+
+
+def _add_export_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "export-labels", _export_labels, "Export frame logits for training code of others.",
+        "sed-distill export-labels --dataset DATA --split strong --labels beats --format pretrained-sed --out F.h5",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset folder")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="label set to export: 40 ms logits of the 447 classes")
+    parser.add_argument("--format", required=True, choices=("pretrained-sed",), help="layout of the file")
+    parser.add_argument("--out", required=True, type=Path, help="HDF5 file to write")
+
+
+def _import_labels(arguments: argparse.Namespace) -> int:
+    from shards import ForeignFiles, import_labels
+
+    source = ForeignFiles(
+        format=arguments.format,
+        files=tuple(arguments.file),
+        index=tuple(arguments.index),
+        tail=arguments.tail,
+        chunk_ms=None if arguments.chunk_s is None else round(arguments.chunk_s * 1000),
+        augmented=arguments.augmented,
+    )
+    with _counting("import-labels") as progress:
+        report = import_labels(
+            arguments.dataset,
+            arguments.split,
+            arguments.labels,
+            source,
+            audio=arguments.audio,
+            codec=arguments.codec,
+            reference=arguments.reference,
+            unchecked=arguments.unchecked,
+            allow_lag=arguments.allow_lag,
+            progress=progress,
+        )
+    print("\n".join(report.lines()))
+    return 0 if report.stored else 1
+
+
+def _export_labels(arguments: argparse.Namespace) -> int:
+    from shards import export_labels
+
+    with _counting("export-labels") as progress:
+        report = export_labels(arguments.dataset, arguments.split, arguments.labels, arguments.out, progress=progress)
+    print(f"export-labels: {report.clips} clips = {report.exported} exported + {report.without_label} without label")
+    return 0
+
+
+@contextlib.contextmanager
+def _counting(command: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress function that prints a line to stderr every 10 s, and stops where a signal asked for it."""
+    from jobs import stop_if_asked, stop_signals
+
+    last_s = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal last_s
+        stop_if_asked()
+        if time.monotonic() - last_s >= 10:
+            last_s = time.monotonic()
+            print(f"{command}: {what} {done}/{total}", file=sys.stderr, flush=True)
+
+    with stop_signals():
+        yield show
+
+
+def _add_transcode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from jobs import add_run_arguments
+
+    parser = _command(
+        commands, "transcode", _transcode, "Make a training copy of a dataset with its audio in another codec.",
+        "sed-distill transcode --dataset DATA --out /local/DATA --codec fast",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset to copy: a folder or s3://bucket/prefix")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the copy; one that is there is completed")
+    parser.add_argument(
+        "--codec", required=True, choices=("flac", "pcm16", "fast"),
+        help="fast: decodes in a ninth of FLAC's time; pcm16: no decoding; flac: smallest; all lossless",
+    )  # fmt: skip
+    parser.add_argument("--split", nargs="+", default=[], help="splits to copy (default: all)")
+    parser.add_argument("--audio", nargs="+", default=[], metavar="SPEC", help="audio specs to copy (default: all)")
+    parser.add_argument("--clips-per-shard", type=int, help="shard the audio anew (default: the shards of the dataset)")
+    add_run_arguments(parser)
+
+
+def _transcode(arguments: argparse.Namespace) -> int:
+    from jobs import run_stages_from, transcode_stages
+
+    dataset = arguments.dataset
+    stages = transcode_stages(
+        dataset=dataset if "://" in dataset else Path(dataset).absolute(),
+        out=arguments.out.absolute(),
+        codec=arguments.codec,
+        splits=arguments.split,
+        audio=arguments.audio,
+        clips_per_shard=arguments.clips_per_shard,
+    )
+    return run_stages_from(stages, arguments)
+
+
+def _add_attach(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "attach", _attach, "Attach a published label set to this copy of its clips.",
+        "sed-distill attach --from beats-labels/ --dataset DATA --split strong --labels beats",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", required=True, dest="source", help="folder of the set: its tars and .json, or a prefix on a store"
+    )
+    parser.add_argument("--dataset", required=True, help="dataset folder, packed from any decode of the clips")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument("--audio", help="audio set that gets labels (default: the one labelled, else the only one)")
+    parser.add_argument(
+        "--max-refused", type=int, default=0, metavar="N",
+        help="go without the labels of up to N clips whose audio is shifted or differs (default: 0)",
+    )  # fmt: skip
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from shards import attach_labels
+
+    with _counting("attach") as progress:
+        report = attach_labels(
+            arguments.dataset,
+            arguments.split,
+            arguments.labels,
+            arguments.source,
+            audio=arguments.audio,
+            max_refused=arguments.max_refused,
+            progress=progress,
+        )
+    print("\n".join(report.lines()))
+    return 1 if report.problem else 0

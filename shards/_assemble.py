@@ -109,9 +109,9 @@ class _Projection:
 
     @staticmethod
     def of(target: TargetSpec, vocabulary: Vocabulary) -> "_Projection":
-        columns = projection(target.vocabulary, vocabulary)
+        columns = projection(target.classes, vocabulary)
         rows = np.flatnonzero(columns >= 0)
-        return _Projection(rows=rows, classes=columns[rows], identical=target.vocabulary.mids == vocabulary.mids)
+        return _Projection(rows=rows, classes=columns[rows], identical=target.classes.mids == vocabulary.mids)
 
 
 def _fill_audio(waveform: Cells, source: JoinedSource, clip: int) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
-from urllib.parse import unquote, urlsplit
 
-from pipeline import FormatError, UsageError, Vocabulary, canonical_json, write_atomic
+from pipeline import FormatError, UsageError, Vocabulary, write_atomic
 from pipeline._json import fields, one_of
-from shards._sidecar import AudioSidecar, LabelSidecar
+from shards._sidecar import AudioSidecar, LabelSidecar, sealed_json
 from shards._sidecar_parse import check_format, is_sidecar_name, read_audio_sidecar, read_label_sidecar
+from shards._store import is_remote, listing, to_path
 
 DATASET_FORMAT = "sed-distill"
-DATASET_VERSION = 0
+DATASET_VERSION = 1
 SPLITS = ("weak", "strong", "dev", "eval")
 RESERVED_TARGETS = ("hard_weak", "hard_strong")
 KeyMode = Literal["audioset", "path"]
@@ -26,12 +26,15 @@ _AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Paths of a dataset below `root`, a local folder or file:// URI. Only `open` and `create` look at the disk."""
+    """Paths of a dataset below `root`: a local folder or, for reading, a prefix on a store (s3://bucket/prefix).
+
+    Only `open` and `create` look whether it is there.
+    """
 
     root: Path
 
     def __init__(self, root: str | Path) -> None:
-        object.__setattr__(self, "root", _local_path(root))
+        object.__setattr__(self, "root", to_path(root))
 
     @staticmethod
     def create(root: str | Path, *, keys: KeyMode) -> "Dataset":
@@ -39,9 +42,10 @@ class Dataset:
         if keys not in get_args(KeyMode):
             raise UsageError(f"keys are {keys!r}, need one of {', '.join(get_args(KeyMode))}")
         dataset = Dataset(root)
+        if is_remote(dataset.root):
+            raise UsageError(f"{dataset.root}: stores are only read; write to a local folder and copy it there")
         if not dataset._description.exists():
-            content = {"format": DATASET_FORMAT, "version": DATASET_VERSION, "keys": keys}
-            write_atomic(dataset._description, canonical_json(content) + "\n")
+            write_atomic(dataset._description, _spell_description(keys))
         elif dataset.keys != keys:
             raise UsageError(f"{dataset.root}: holds clips keyed by {dataset.keys}, not by {keys}; use another folder")
         return dataset
@@ -79,11 +83,11 @@ class Dataset:
 
     def audio_specs(self, split: str) -> tuple[str, ...]:
         """Names of the audio specs that `split` has a folder for, sorted."""
-        return _folders(self._split(split) / "audio")
+        return folder_names(self._split(split) / "audio")
 
     def label_sets(self, split: str) -> tuple[str, ...]:
         """Names of the label sets that `split` has a folder for, sorted."""
-        return _folders(self._split(split) / "labels")
+        return folder_names(self._split(split) / "labels")
 
     def audio_shards(self, split: str, spec_name: str) -> tuple[AudioSidecar, ...]:
         """The committed audio shards in order of number; none if the folder is empty or missing. Raises FormatError."""
@@ -101,7 +105,7 @@ class Dataset:
                 f"{self.root}: split {split} has no label set {label_set}; "
                 f"it has {', '.join(self.label_sets(split)) or 'none'}"
             )
-        return read_label_sidecar(paths[0]).target.vocabulary
+        return read_label_sidecar(paths[0]).target.classes
 
     @property
     def _description(self) -> Path:
@@ -115,18 +119,16 @@ class Dataset:
 
 def sidecar_paths(folder: Path) -> tuple[Path, ...]:
     """The sidecars in a shard folder, in order of number. Other names are ignored."""
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path for path in folder.iterdir() if is_sidecar_name(path.name)))
+    return tuple(folder / name for name in listing(folder) if is_sidecar_name(name))
 
 
-def _local_path(root: str | Path) -> Path:
-    parts = urlsplit(str(root))
-    if "://" not in str(root):
-        return Path(root)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise UsageError(f"{root}: only local folders can hold a dataset; give a path or a file:// URI")
-    return Path(unquote(parts.path))
+def folder_names(folder: Path) -> tuple[str, ...]:
+    """Folders below `folder` that can be an audio spec's or a label set's, sorted by name."""
+    return tuple(
+        name
+        for name, entry in listing(folder).items()
+        if _NAME.fullmatch(name) and (entry.kind == "folder" or (entry.kind == "link" and (folder / name).is_dir()))
+    )
 
 
 def _parse_description(path: Path) -> KeyMode:
@@ -139,8 +141,15 @@ def _parse_description(path: Path) -> KeyMode:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: is not JSON ({error}), so it was edited or damaged; restore it") from None
     check_format(value, path, DATASET_FORMAT, DATASET_VERSION)
-    got = fields(value, str(path), ("format", "version", "keys"))
-    return cast(KeyMode, one_of(got["keys"], f"{path}: keys", get_args(KeyMode)))
+    got = fields(value, str(path), ("format", "version", "keys", "sha256"))
+    keys = cast(KeyMode, one_of(got["keys"], f"{path}: keys", get_args(KeyMode)))
+    if content != _spell_description(keys):
+        raise FormatError(f"{path}: does not match its own checksum, it was edited or damaged; restore it")
+    return keys
+
+
+def _spell_description(keys: KeyMode) -> bytes:
+    return sealed_json({"format": DATASET_FORMAT, "version": DATASET_VERSION, "keys": keys})
 
 
 def _name(name: str, what: str) -> str:
@@ -149,12 +158,6 @@ def _name(name: str, what: str) -> str:
             f"{what} is named {name!r}; names are made of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )
     return name
-
-
-def _folders(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)))
 
 
 def _read_all(folder: Path, read: Callable[[Path], _AnySidecar]) -> tuple[_AnySidecar, ...]:

@@ -4,17 +4,44 @@ The order of clips is that of their keys, so neither resharding nor transcoding 
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pipeline import AudioSpec, FormatError, IntegrityError, TargetSpec, UsageError
 from shards._dataset import Dataset
 from shards._hard import HardRows, join_hard
+from shards._index import ShardIndex, open_index
+from shards._index_binding import Binding
 from shards._sidecar import AudioSidecar, LabelSidecar
+from shards._sidecar_parse import parse_audio_sidecar, parse_label_sidecar, read_sidecar_bytes
 from shards._source import Coverage
+
+_AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
+
+
+class JoinedSidecars(Generic[_AnySidecar]):
+    """The sidecars of an index by number, each parsed when it is first read from."""
+
+    def __init__(self, index: ShardIndex, parse: Callable[[bytes, Path], _AnySidecar]) -> None:
+        self._shards = index.shards
+        self._parse: Callable[[bytes, Path], _AnySidecar] = parse
+        self._parsed: dict[int, _AnySidecar] = {}
+
+    def __getitem__(self, number: int) -> _AnySidecar:
+        """Raises IntegrityError if it is not the one that was joined: its rows may be other clips."""
+        if number not in self._parsed:
+            shard = self._shards[number]
+            content = read_sidecar_bytes(shard.path)
+            if hashlib.sha256(content).hexdigest() != shard.sidecar_sha256:
+                raise IntegrityError(f"{shard.path}: was replaced since the dataset was opened; open the dataset again")
+            self._parsed[number] = self._parse(content, shard.path)
+        return self._parsed[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +49,10 @@ class LabelRows:
     """Where the labels of one set lie: for each clip the number of its sidecar, -1 without a label, and its row."""
 
     target: TargetSpec
-    sidecars: tuple[LabelSidecar, ...]
+    sidecars: JoinedSidecars[LabelSidecar]
     shard: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
+    fingerprints: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +63,7 @@ class JoinedSource:
     spec: AudioSpec
     keys: tuple[str, ...]
     samples: npt.NDArray[np.int32]
-    audio: tuple[AudioSidecar, ...]
+    audio: JoinedSidecars[AudioSidecar]
     shard: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
     labels: Mapping[str, LabelRows]
@@ -55,90 +83,126 @@ def join(
     Raises UsageError for what is not there, FormatError for shards that contradict each other, and IntegrityError if a
     label was made from other audio than the clip of its key.
     """
-    sidecars = dataset.audio_shards(split, audio)
     where = f"{dataset.root}/{split}"
-    places = _unique(
-        ((key, (number, row)) for number, side in enumerate(sidecars) for row, key in enumerate(side.clips.key)), where
-    )
-    keys = tuple(sorted(key for key in places if key not in exclude))
-    if not keys:
+    index = open_index(dataset.audio_folder(split, audio), "audio")
+    _check_unique(index, where)
+    clips = _chosen(index, exclude)
+    if not len(clips):
         raise UsageError(
-            f"{where}: has no clip stored as {audio} ({len(places)} before exclusion); pack the split first"
+            f"{where}: has no clip stored as {audio} ({len(index)} before exclusion); pack the split first"
         )
-    shard, row = _columns(keys, places)
-    specs = {side.spec for side in sidecars}
+    specs = {shard.spec for shard in index.shards}
     if len(specs) != 1:
         raise FormatError(f"{where}/audio/{audio}: shards have {len(specs)} audio specs; pack the split again")
-    clips = [sidecars[s].clips for s in shard]
-    identities = [clip.identity[r] for clip, r in zip(clips, row, strict=True)]
+    keys = index.key.take(pa.array(clips))
     coverage = []
     joined_labels = {}
     for label_set in labels:
-        joined_labels[label_set], covered = _join_labels(dataset, split, label_set, keys, identities, name)
+        joined_labels[label_set], covered = _join_labels(dataset, split, label_set, keys, index, clips, name)
         coverage.append(covered)
-    hard = join_hard(dataset, split, keys)
+    texts = tuple(keys.to_pylist())
+    hard = join_hard(dataset, split, texts)
     return JoinedSource(
         name=name,
         spec=specs.pop(),
-        keys=keys,
-        samples=np.array([clip.samples[r] for clip, r in zip(clips, row, strict=True)], dtype=np.int32),
-        audio=sidecars,
-        shard=shard,
-        row=row,
+        keys=texts,
+        samples=index.samples[clips].astype(np.int32),
+        audio=JoinedSidecars(index, parse_audio_sidecar),
+        shard=index.shard[clips],
+        row=index.row[clips],
         labels=joined_labels,
         hard=hard,
-        coverage=(*coverage, *_hard_coverage(hard, name, len(keys))),
-        fingerprint=_fingerprint(name, keys, identities, joined_labels),
+        coverage=(*coverage, *_hard_coverage(hard, name, len(clips))),
+        fingerprint=_fingerprint(name, texts, index.identity[clips], joined_labels),
     )
 
 
+def _chosen(index: ShardIndex, exclude: Collection[str]) -> npt.NDArray[np.int32]:
+    """Places of the clips that are not excluded, in order of their keys."""
+    wanted = np.ones(len(index), dtype=np.bool_)
+    excluded = index.rows_of(list(exclude))
+    wanted[excluded[excluded >= 0]] = False
+    return index.by_key[wanted[index.by_key]]
+
+
 def _join_labels(
-    dataset: Dataset, split: str, label_set: str, keys: Sequence[str], identities: Sequence[str], name: str
+    dataset: Dataset,
+    split: str,
+    label_set: str,
+    keys: pa.LargeStringArray,
+    audio: ShardIndex,
+    clips: npt.NDArray[np.int32],
+    name: str,
 ) -> tuple[LabelRows, Coverage]:
     where = f"{dataset.root}/{split}/labels/{label_set}"
     if label_set not in dataset.label_sets(split):
         have = ", ".join(dataset.label_sets(split)) or "none"
         raise UsageError(f"{where}: there is no such label set; the split has {have}: label it or ask for these")
-    sidecars = dataset.label_shards(split, label_set)
-    if not sidecars:
+    index = open_index(dataset.labels_folder(split, label_set), "labels")
+    if not index.shards:
         raise UsageError(f"{where}: has no committed shard; label the split")
-    targets = {side.target for side in sidecars}
+    targets = {shard.target for shard in index.shards}
     if len(targets) != 1:
         raise FormatError(f"{where}: its shards state {len(targets)} targets, a label set has one; label it again")
     target = targets.pop()
-    if target.kind not in ("logit", "probability"):
-        raise UsageError(f"{where}: holds values of kind {target.kind}; this loader reads logits and probabilities")
-    places = _unique(
-        ((key, (number, row)) for number, side in enumerate(sidecars) for row, key in enumerate(side.clips.key)), where
-    )
-    shard, row = _columns(keys, places)
-    failed = 0
-    strangers = []
-    for clip in np.flatnonzero(shard >= 0).tolist():
-        rows = sidecars[shard[clip]].clips
-        if rows.identity[row[clip]] != identities[clip]:
-            strangers.append(keys[clip])
-        elif not rows.length[row[clip]]:
-            shard[clip] = -1
-            failed += 1
-    if strangers:
-        others = f" and of {len(strangers) - 1} more clips" if len(strangers) > 1 else ""
-        raise IntegrityError(
-            f"{where}: the label of {strangers[0]}{others} was made from other audio than {split} stores now; "
-            "label the split again, or restore the audio the labels were made from"
-        )
-    labelled = int((shard >= 0).sum())
-    if not labelled:
-        raise UsageError(f"{where}: has no label for any of the {len(keys)} clips of source {name}; label the split")
+    if target is None or target.vocabulary is None or set(target.axes) - {"class", "time"}:
+        has = "no target" if target is None else f"axes {target.axes} of kind {target.kind}"
+        raise UsageError(f"{where}: has {has}; this loader reads class and time")
+    _check_unique(index, where)
+    place = index.rows_of(keys)
+    binding = Binding(labels=index, place=place, audio=audio, clips=clips)
+    _check_audio(binding, dataset, split, where)
+    known = place >= 0
+    labelled = known.copy()
+    labelled[known] = index.length[place[known]] > 0
+    shard, row = (np.full(len(clips), -1, np.int32) for _ in range(2))
+    shard[labelled], row[known] = index.shard[place[labelled]], index.row[place[known]]
     coverage = Coverage(
         source=name,
         target=label_set,
-        clips=len(keys),
-        labelled=labelled,
-        failed=failed,
-        missing=len(keys) - labelled - failed,
+        clips=len(clips),
+        labelled=int(labelled.sum()),
+        failed=int((known & ~labelled).sum()),
+        missing=int((~known).sum()),
     )
-    return LabelRows(target=target, sidecars=sidecars, shard=shard, row=row), coverage
+    if not coverage.labelled:
+        raise UsageError(f"{where}: has no label for any of the {len(clips)} clips of source {name}; label the split")
+    rows = LabelRows(
+        target=target,
+        sidecars=JoinedSidecars(index, parse_label_sidecar),
+        shard=shard,
+        row=row,
+        fingerprints=tuple(sorted({shard.fingerprint for shard in index.shards})),
+    )
+    return rows, coverage
+
+
+def _check_audio(binding: Binding, dataset: Dataset, split: str, where: str) -> None:
+    """Raise IntegrityError if a label was made from other audio than is stored."""
+    differing, undecided = binding.by_identity(dataset, split)
+    if len(differing):
+        raise IntegrityError(
+            f"{where}: the label of {binding.named(differing)} was made from other audio than {split} stores now; "
+            "label the split again, or restore the audio the labels were made from"
+        )
+    refused = binding.by_sound(undecided)
+    if refused:
+        first = next(iter(refused.values()))
+        how = (
+            "sounds unlike"
+            if first.verdict == "different"
+            else (f"is {abs(first.lag_ms)} ms {'later' if first.lag_ms > 0 else 'earlier'} than")
+        )
+        raise IntegrityError(
+            f"{where}: the label of {binding.named(np.array(list(refused)))} was made from audio of another spec that "
+            f"{how} what {split} stores; label the split again from the audio that is stored"
+        )
+
+
+def _check_unique(index: ShardIndex, where: str) -> None:
+    key = index.repeated_key()
+    if key is not None:
+        raise FormatError(f"{where}: clip {key} is stored in two shards; verify the dataset and remove one of them")
 
 
 def _hard_coverage(hard: HardRows, name: str, clips: int) -> list[Coverage]:
@@ -149,29 +213,14 @@ def _hard_coverage(hard: HardRows, name: str, clips: int) -> list[Coverage]:
     ]
 
 
-def _unique(places: Iterable[tuple[str, tuple[int, int]]], where: str) -> dict[str, tuple[int, int]]:
-    """Key -> place, where every key may occur once."""
-    found: dict[str, tuple[int, int]] = {}
-    for key, place in places:
-        if found.setdefault(key, place) is not place:
-            raise FormatError(f"{where}: clip {key} is stored in two shards; verify the dataset and remove one of them")
-    return found
-
-
-def _columns(
-    keys: Sequence[str], places: Mapping[str, tuple[int, int]]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Shard number and row of every key, -1 for keys without a place."""
-    columns = np.array([places.get(key, (-1, -1)) for key in keys], dtype=np.int32).reshape(len(keys), 2)
-    return columns[:, 0].copy(), columns[:, 1].copy()
-
-
-def _fingerprint(name: str, keys: Sequence[str], identities: Sequence[str], labels: Mapping[str, LabelRows]) -> str:
+def _fingerprint(
+    name: str, keys: Sequence[str], identities: npt.NDArray[np.uint8], labels: Mapping[str, LabelRows]
+) -> str:
     """Changes with the clips, their audio, and how their labels were made; not with shard sizes or codecs."""
-    state = hashlib.sha256(name.encode())
-    for key, identity in zip(keys, identities, strict=True):
-        state.update(f"\n{key} {identity}".encode())
+    state = hashlib.sha256(f"{name}\n{len(keys)}\n".encode())
+    state.update("\n".join(keys).encode())
+    state.update(identities.tobytes())
     for label_set, rows in labels.items():
-        made = sorted({side.fingerprint for side in rows.sidecars})
-        state.update(f"\n{label_set} {rows.target.vocabulary.sha256} {' '.join(made)}".encode())
+        made = " ".join(rows.fingerprints)
+        state.update(f"\n{label_set} {rows.target.classes.sha256} {made}".encode())
     return state.hexdigest()

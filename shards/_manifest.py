@@ -10,12 +10,14 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import FormatError, atomic_path, canonical_json
+from pipeline import FormatError, canonical_json
+from pipeline._sealed import check_version, read_sealed, write_sealed
 
 MANIFEST_NAME = "manifest.parquet"
 MISSING_BYTES = -1
 
-_VERSION_KEY, _VERSION = b"sed_distill.manifest", b"0"
+_VERSION_KEY, _VERSION = b"sed_distill.manifest", b"1"
+_REMEDY = "sed-distill repair says which command writes it again"
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -72,44 +74,40 @@ def rows_sha256(rows: Sequence[ManifestRow]) -> str:
 
 def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
     """Equal rows give equal bytes. A row group per shard, so that a worker reads only its own."""
-    with atomic_path(path) as temporary, _writer(temporary) as writer:
-        for shard_rows in by_shard(rows).values():
-            columns = [list(column) for column in zip(*shard_rows, strict=True)]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
-
-
-def _writer(path: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, _SCHEMA, compression="zstd", write_page_checksum=True)
+    write_sealed(path, _SCHEMA, map(_table, by_shard(rows).values()), row_group_size=max(len(rows), 1))
 
 
 def read_manifest(path: Path, *, shard: int | None = None) -> tuple[ManifestRow, ...]:
-    """All rows, or those of one shard. Raises FormatError if the file is not one this version wrote."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            schema = file.schema_arrow
-            version = (schema.metadata or {}).get(_VERSION_KEY)
-            if version != _VERSION or schema.names != _SCHEMA.names:
-                raise FormatError(
-                    f"{path}: is not a manifest of version {_VERSION.decode()}; use the version that wrote it, "
-                    f"or pack into a new dataset"
-                )
-            groups = [group for group in range(file.num_row_groups) if shard is None or _shard_of(file, group) == shard]
-            table = file.read_row_groups(groups)
-            if shard is None and len(table) != file.metadata.num_rows:
-                has = f"has {len(table)} rows, its footer states {file.metadata.num_rows}"
-                raise FormatError(f"{path}: {has}; restore it, or pack into a new dataset")
-        table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(f"{path}: cannot be read ({reason}); restore it, or pack into a new dataset") from error
+    """All rows, every bit of the file verified, or those of one shard, read alone with the checksums of their pages.
+
+    Raises FormatError if the file is not one this version wrote.
+    """
+    table = read_sealed(path, _SCHEMA, _REMEDY) if shard is None else _read_shard(path, shard)
     required = [field.name for field in _SCHEMA if not field.nullable]
-    if not table.schema.equals(_SCHEMA) or any(table[name].null_count for name in required):
-        raise FormatError(f"{path}: has other columns than a manifest, or nulls; restore it")
+    if any(table[name].null_count for name in required):
+        raise FormatError(f"{path}: has nulls that no manifest has; {_REMEDY}")
     rows = tuple(ManifestRow(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
     if len({row.key for row in rows}) != len(rows):
-        raise FormatError(f"{path}: names a clip twice, needs one row for each; restore it")
+        raise FormatError(f"{path}: names a clip twice, needs one row for each; {_REMEDY}")
     return rows
+
+
+def _table(rows: Sequence[ManifestRow]) -> pa.Table:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _read_shard(path: Path, shard: int) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            check_version(path, file, _SCHEMA)
+            groups = [group for group in range(file.num_row_groups) if _shard_of(file, group) == shard]
+            table = file.read_row_groups(groups)
+        table.validate(full=True)  # a flipped bit can make a text that is not UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {_REMEDY}") from error
+    return table
 
 
 def _shard_of(file: pq.ParquetFile, group: int) -> int:

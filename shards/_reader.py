@@ -1,6 +1,7 @@
 """Read single clips and labels at known offsets; every byte is checked before it is used."""
 
 import os
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import IntegrityError, UsageError
-from shards._codec import decode_flac, decode_float16
 from shards._sidecar import AudioClips, AudioSidecar, LabelClips, LabelSidecar, Sidecar
+from shards._store import is_remote, read_range
+from shards.codecs._audio import decode_audio
+from shards.codecs._label import decode_label_checked
 
 _Reader = TypeVar("_Reader", bound="_ShardReader")
 
@@ -37,10 +40,12 @@ class _ShardReader:
     def __init__(self, tar_path: Path, clips: AudioClips | LabelClips) -> None:
         self._tar_path = tar_path
         self._clips = clips
-        try:
-            self._file = tar_path.open("rb", buffering=0)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-            raise IntegrityError(f"{tar_path}: cannot be read ({error.strerror}); restore it") from error
+        self._file: FileIO | None = None  # on a store every read is a request of its own
+        if not is_remote(tar_path):
+            try:
+                self._file = tar_path.open("rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+                raise IntegrityError(f"{tar_path}: cannot be read ({error.strerror}); restore it") from error
 
     def __enter__(self: _Reader) -> _Reader:
         return self
@@ -51,15 +56,13 @@ class _ShardReader:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def read_bytes(self, row: int) -> bytes:
         """The member of clip `row` as it is stored. Raises IntegrityError unless it has its length and CRC32C."""
         clips = self._clips
-        try:
-            content = os.pread(self._file.fileno(), clips.length[row], clips.offset[row])
-        except OSError as error:  # it does not know the file's name
-            raise OSError(error.errno, error.strerror, str(self._tar_path)) from error
+        content = self._read_at(clips.offset[row], clips.length[row])
         if len(content) != clips.length[row]:
             raise IntegrityError(
                 f"{self._where(row)}: the tar ends in it; restore the tar, or delete its .json and write it again"
@@ -69,6 +72,19 @@ class _ShardReader:
                 f"{self._where(row)}: is not what was written; restore the tar, or delete its .json and write it again"
             )
         return content
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        if self._file is None:
+            try:
+                return read_range(self._tar_path, offset, length)
+            except (FileNotFoundError, PermissionError) as error:
+                raise IntegrityError(
+                    f"{self._tar_path}: cannot be read ({type(error).__name__}); restore it"
+                ) from error
+        try:
+            return os.pread(self._file.fileno(), length, offset)
+        except OSError as error:  # it does not know the file's name
+            raise OSError(error.errno, error.strerror, str(self._tar_path)) from error
 
     def _where(self, row: int) -> str:
         return f"{self._tar_path}: clip {self._clips.key[row]}"
@@ -86,7 +102,8 @@ class AudioReader(_ShardReader):
 
         Raises IntegrityError for damaged bytes, FormatError for whole ones that are not what the sidecar says.
         """
-        return decode_flac(self.read_bytes(row), self.sidecar.spec, self.sidecar.clips.samples[row], self._where(row))
+        side = self.sidecar
+        return decode_audio(self.read_bytes(row), side.spec, side.clips.samples[row], side.codec, self._where(row))
 
 
 class LabelReader(_ShardReader):
@@ -97,11 +114,14 @@ class LabelReader(_ShardReader):
         self.sidecar = sidecar
 
     def read(self, row: int) -> npt.NDArray[np.float32]:
-        """Logits of clip `row`, float32 of sidecar.target.shape.
+        """The label of clip `row`, float32 of sidecar.target.shape.
 
         Raises UsageError for a clip without a label (clips.length[row] is 0), IntegrityError for damaged bytes,
         FormatError for whole ones that are not what the sidecar says.
         """
         if not self.sidecar.clips.length[row]:
             raise UsageError(f"{self._where(row)}: has no label; skip the clips that the sidecar lists as failed")
-        return decode_float16(self.read_bytes(row), self.sidecar.target.shape, self._where(row))
+        side = self.sidecar
+        shape, kind = side.target.shape, side.target.kind
+        content, where = self.read_bytes(row), self._where(row)
+        return decode_label_checked(content, shape=shape, kind=kind, codec=side.codec, where=where)

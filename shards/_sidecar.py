@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import MAX_KEY_LENGTH, AudioSpec, TargetSpec, canonical_json
 
 SHARD_FORMAT = "sed-distill/shard"
-SHARD_VERSION = 0
+SHARD_VERSION = 1
 # A dot would end the key for WebDataset, a slash would make a folder.
 _KEY = re.compile(rf"[A-Za-z0-9_%-]{{1,{MAX_KEY_LENGTH}}}")
 
@@ -20,7 +20,7 @@ class _Clips:
     """Clips in the order of the tar, one tuple per column.
 
     offset and length (bytes) place the member's content in the tar, crc32c is its checksum. identity: 32 hex digits of
-    the sha256 of the PCM. samples: per channel.
+    the sha256 of the PCM. samples: per channel. acoustic: the acoustic fingerprint in hex, see `pipeline._acoustic`.
     """
 
     key: tuple[str, ...]
@@ -29,6 +29,7 @@ class _Clips:
     crc32c: tuple[int, ...]
     identity: tuple[str, ...]
     samples: tuple[int, ...]
+    acoustic: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -50,7 +51,7 @@ class AudioClips(_Clips):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelClips(_Clips):
-    """Every clip of the labelled audio shard, in its order; identity and samples are those of the audio.
+    """Every clip of the labelled audio shard, in its order; identity, samples and acoustic are those of the audio.
 
     A clip without a label (see `LabelSidecar.failed`) has offset, length and crc32c 0.
     """
@@ -132,12 +133,19 @@ def fingerprint(provenance: Mapping[str, Any]) -> str:
 
 def sidecar_bytes(sidecar: AudioSidecar | LabelSidecar) -> bytes:
     """The one spelling of a sidecar: canonical JSON and a newline, with a checksum over everything else in it."""
-    value = sidecar.to_json()
-    return f"{canonical_json({**value, 'sha256': checksum(value)})}\n".encode()
+    return sealed_json(sidecar.to_json())
 
 
-def checksum(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """Canonical JSON of `value` and a newline, with a field `sha256`: that of the canonical JSON without it."""
+    entries = {name: f"{canonical_json(name)}:{canonical_json(entry)}" for name, entry in value.items()}
+    checksum = hashlib.sha256(_spelled(entries).encode()).hexdigest()
+    entries["sha256"] = f'"sha256":"{checksum}"'
+    return f"{_spelled(entries)}\n".encode()
+
+
+def _spelled(entries: Mapping[str, str]) -> str:
+    return f"{{{','.join(entries[name] for name in sorted(entries))}}}"
 
 
 def is_clip_key(key: str) -> bool:

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import REJECTION_REASONS, AudioSpec, FormatError, MetadataError, TargetSpec, UsageError, canonical_json
+from pipeline import (
+    ACOUSTIC_BYTES,
+    REJECTION_REASONS,
+    AudioSpec,
+    FormatError,
+    MetadataError,
+    TargetSpec,
+    UsageError,
+)
 from pipeline._json import fields, integer, integers, one_of, text, texts
-from shards._codec import npy_bytes
 from shards._failures import LABEL_FAILURES
 from shards._sidecar import (
     SHARD_FORMAT,
@@ -18,15 +25,18 @@ from shards._sidecar import (
     LabelClips,
     LabelSidecar,
     Refusals,
-    checksum,
     fingerprint,
     is_clip_key,
+    sealed_json,
 )
 from shards._tar import MAX_MEMBER_BYTES, tar_layout
+from shards.codecs._audio import AUDIO_CODECS, audio_suffix, max_audio_bytes
+from shards.codecs._label import LABEL_CODECS, check_label_codec, label_suffix, max_label_bytes
 
 MAX_SIDECAR_BYTES = 16 * 2**20
 """A sidecar of 1,000 clips has about 0.3 MB; a bigger one is refused before it is parsed."""
 
+_HEX = re.compile("[0-9a-f]*")
 _SIDECAR_NAME = re.compile(r"[0-9]{6}\.json")
 _AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
 _Read = Callable[[object, str], tuple[Any, ...]]
@@ -34,12 +44,12 @@ _Read = Callable[[object, str], tuple[Any, ...]]
 
 def read_audio_sidecar(path: Path) -> AudioSidecar:
     """Raises FormatError for anything that is not exactly what `sidecar_bytes` writes."""
-    return parse_audio_sidecar(_read_bounded(path), path)
+    return parse_audio_sidecar(read_sidecar_bytes(path), path)
 
 
 def read_label_sidecar(path: Path) -> LabelSidecar:
     """Raises FormatError for anything that is not exactly what `sidecar_bytes` writes."""
-    return parse_label_sidecar(_read_bounded(path), path)
+    return parse_label_sidecar(read_sidecar_bytes(path), path)
 
 
 def parse_audio_sidecar(content: bytes, path: Path) -> AudioSidecar:
@@ -69,7 +79,7 @@ def check_format(value: object, path: Path, name: str, version: int) -> None:
 
 def _audio_sidecar(value: Mapping[str, Any], path: Path) -> AudioSidecar:
     where = f"{path}: "
-    common = _common(value, path, "audio", ("clips", "rejected"), ("flac",))
+    common = _common(value, path, "audio", ("clips", "rejected"), AUDIO_CODECS)
     columns = {
         **_columns_of_both(),
         "length": _lengths,
@@ -81,19 +91,20 @@ def _audio_sidecar(value: Mapping[str, Any], path: Path) -> AudioSidecar:
     clips = AudioClips(**_columns(value["clips"], f"{where}clips", columns))
     rejected = _refusals(value["rejected"], f"{where}rejected", REJECTION_REASONS)
     _check_samples(clips.samples, common["spec"], where)
-    # No lossless codec needs twice the PCM: a hostile length cannot make a reader allocate more than the spec allows.
-    max_bytes = 4 * common["spec"].max_samples * common["spec"].channels + 65_536
+    # A hostile length cannot make a reader allocate more than the spec allows.
+    max_bytes = max_audio_bytes(common["spec"], common["codec"])
     if max(clips.length, default=0) > max_bytes:
         raise FormatError(f"{where}clips.length: a clip of this spec has at most {max_bytes} bytes")
     if not set(clips.key).isdisjoint(rejected.key):
         raise FormatError(f"{where}rejected.key: names a clip that is also stored")
-    _check_layout([f"{key}.flac" for key in clips.key], clips.offset, clips.length, common["tar_bytes"], where)
+    names = [f"{key}.{audio_suffix(common['codec'])}" for key in clips.key]
+    _check_layout(names, clips.offset, clips.length, common["tar_bytes"], where)
     return AudioSidecar(**common, clips=clips, rejected=rejected)
 
 
 def _label_sidecar(value: Mapping[str, Any], path: Path) -> LabelSidecar:
     where = f"{path}: "
-    common = _common(value, path, "labels", ("target", "clips", "failed"), ("float16-npy",))
+    common = _common(value, path, "labels", ("target", "clips", "failed"), LABEL_CODECS)
     target = TargetSpec.from_json(value["target"], f"{where}target")
     clips = LabelClips(**_columns(value["clips"], f"{where}clips", _columns_of_both()))
     failed = _refusals(value["failed"], f"{where}failed", LABEL_FAILURES)
@@ -102,13 +113,16 @@ def _label_sidecar(value: Mapping[str, Any], path: Path) -> LabelSidecar:
     absent = [row for row in range(len(clips)) if not clips.length[row]]
     if tuple(clips.key[row] for row in absent) != failed.key:
         raise FormatError(f"{where}failed.key: needs exactly the clips of length 0, in their order")
-    if not {clips.length[row] for row in stored} <= {npy_bytes(target.shape)}:
-        raise FormatError(f"{where}clips.length: a label of shape {target.shape} has {npy_bytes(target.shape)} bytes")
+    check_label_codec(common["codec"], target.shape, target.kind)
+    max_bytes = max_label_bytes(target.shape, common["codec"])
+    if max(clips.length, default=0) > max_bytes:
+        raise FormatError(f"{where}clips.length: a label of shape {target.shape} has at most {max_bytes} bytes")
     if any(clips.offset[row] or clips.crc32c[row] for row in absent):
         raise FormatError(f"{where}clips: a clip of length 0 needs offset 0 and crc32c 0")
     offsets = [clips.offset[row] for row in stored]
     lengths = [clips.length[row] for row in stored]
-    _check_layout([f"{clips.key[row]}.npy" for row in stored], offsets, lengths, common["tar_bytes"], where)
+    names = [f"{clips.key[row]}.{label_suffix(common['codec'])}" for row in stored]
+    _check_layout(names, offsets, lengths, common["tar_bytes"], where)
     return LabelSidecar(**common, target=target, clips=clips, failed=failed)
 
 
@@ -120,6 +134,7 @@ def _columns_of_both() -> dict[str, _Read]:
         "crc32c": _checksums,
         "identity": _identities,
         "samples": integers,
+        "acoustic": _acoustic,
     }
 
 
@@ -159,8 +174,8 @@ def _parse(content: bytes, path: Path, build: Callable[[Mapping[str, Any], Path]
     try:
         value = json.loads(content.decode())
         check_format(value, path, SHARD_FORMAT, SHARD_VERSION)
-        stated = value.pop("sha256", None)
-        if stated != checksum(value) or f"{canonical_json({**value, 'sha256': stated})}\n".encode() != content:
+        value.pop("sha256", None)
+        if sealed_json(value) != content:
             raise FormatError(f"{path}: does not match its own checksum; restore it or write the shard again")
         return build(value, path)
     except (FormatError, MetadataError, UsageError) as error:
@@ -170,7 +185,7 @@ def _parse(content: bytes, path: Path, build: Callable[[Mapping[str, Any], Path]
         raise FormatError(f"{path}: is not canonical JSON ({str(error)[:200]}); it was edited or damaged") from None
 
 
-def _read_bounded(path: Path) -> bytes:
+def read_sidecar_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MAX_SIDECAR_BYTES + 1)
@@ -229,13 +244,25 @@ def _checksums(value: object, where: str) -> tuple[int, ...]:
 
 
 def _identities(value: object, where: str) -> tuple[str, ...]:
-    return tuple(_hex(identity, where, 32) for identity in texts(value, where))
+    return _hexes(value, where, 32)
+
+
+def _acoustic(value: object, where: str) -> tuple[str, ...]:
+    return _hexes(value, where, 2 * ACOUSTIC_BYTES)
 
 
 def _flags(value: object, where: str) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: needs a list with a list of texts for every clip")
     return tuple(texts(flags, where) for flags in value)
+
+
+def _hexes(value: object, where: str, digits: int) -> tuple[str, ...]:
+    column = texts(value, where)
+    # All at once: of the parts of a sidecar these take longest to look at one by one.
+    if set(map(len, column)) <= {digits} and _HEX.fullmatch("".join(column)):
+        return column
+    return tuple(_hex(entry, where, digits) for entry in column)
 
 
 def _hex(value: object, where: str, digits: int) -> str:

@@ -1,91 +1,77 @@
 """What is wrong with one shard's tar: checked byte for byte against its sidecar, one member in memory at a time."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import google_crc32c
 import numpy as np
 
-from pipeline import FormatError, pcm_identity
-from shards._codec import decode_flac, decode_float16
+from pipeline import FormatError, acoustic_fingerprint, pcm_identity
+from shards._index_file import ShardKind
 from shards._sidecar import AudioSidecar, LabelSidecar
+from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
+from shards._store import is_remote, open_stream, to_path
 from shards._tar import END_BYTES, padding, tar_header
+from shards._verify_columns import acoustic_agrees
+from shards._verify_problem import Problem, ProblemKind, bounded, detail_of
+from shards.codecs._audio import audio_suffix, decode_audio
+from shards.codecs._label import decode_label_checked, label_suffix
 
-ProblemKind = Literal[
-    "dataset",  # dataset.json is missing or not what this version reads
-    "hard",  # hard.parquet is missing or damaged
-    "manifest",  # manifest.parquet is damaged, or a shard does not account for exactly the clips it lists
-    "incomplete",  # a shard that manifest, numbering or audio ask for is not committed
-    "sidecar",  # a sidecar is not what this version reads, or lies where it does not belong
-    "tar_missing",  # no tar, or one that cannot be opened
-    "tar_size",  # a tar of another size than its sidecar says
-    "tar_hash",  # bytes that belong to no clip differ
-    "member",  # the header of a member is not that of its clip
-    "checksum",  # the bytes of a member differ
-    "audio",  # a clip does not decode to its stated length and identity
-    "label",  # a label is not of its stated shape, or not finite
-    "orphan",  # labels whose audio shard is not there
-    "order",  # labels that are not of the clips of their audio shard, in its order
-    "stale",  # a label made from other audio than is stored
-    "mixed",  # a label set made by more than one teacher or for more than one target
-    "duplicate",  # a clip that is stored more than once
-    "no_hard",  # a stored clip without a row in hard.parquet
-]
+_Finding = tuple[ProblemKind, str]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One finding of `verify`: the file it is in, the clip where it concerns one, and its kind."""
+def check_shard(
+    path: str | Path, kind: ShardKind, *, decode: bool = True, stop: Callable[[], bool] | None = None
+) -> tuple[Problem, ...]:
+    """The problems within the shard whose sidecar is at `path` (a local path or a store's URL); none if it is whole.
 
-    shard: Path
-    key: str | None
-    kind: ProblemKind
-    detail: str
-
-    def __str__(self) -> str:
-        clip = "" if self.key is None else f"{self.key}: "
-        return f"{self.shard}: {clip}{self.kind}: {self.detail}"
-
-
-def tar_problems(sidecar: AudioSidecar | LabelSidecar, *, quick: bool) -> list[Problem]:
-    """The tar has its size and, unless `quick`, holds exactly the promised bytes, which decode to what is promised."""
-    path = sidecar.tar_path
+    Reads every byte of the tar once: sha256, headers and CRC32C of all members. With `decode`, every clip must decode
+    to its stated length, identity and acoustic fingerprint, every label to its stated shape, finite. The first
+    LISTED_PROBLEMS are listed, the others counted in one more. Once `stop()` is true the rest is left unread.
+    Raises OSError if a store cannot be reached.
+    """
+    sidecar_path = to_path(path)
     try:
-        size = path.stat().st_size
-        if size != sidecar.tar_bytes:
-            detail = f"has {size} bytes, its sidecar says {sidecar.tar_bytes}; restore it or write the shard again"
-            return [Problem(path, None, "tar_size", detail)]
-        return [] if quick else list(_content_problems(sidecar))
+        sidecar = (read_audio_sidecar if kind == "audio" else read_label_sidecar)(sidecar_path)
+    except FormatError as error:
+        return (Problem(sidecar_path, None, "sidecar", detail_of(error, sidecar_path)),)
+    try:
+        return bounded(_problems(sidecar, decode, stop or (lambda: False)))
     except OSError as error:
-        return [Problem(path, None, "tar_missing", f"cannot be read ({error.strerror}); restore it or write it again")]
+        # That a network fails says nothing about the shard.
+        if is_remote(sidecar_path) and not isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        reason = error.strerror or type(error).__name__
+        return (Problem(sidecar.tar_path, None, "tar_missing", f"cannot be read ({reason}); restore the tar"),)
 
 
-def _content_problems(sidecar: AudioSidecar | LabelSidecar) -> Iterator[Problem]:
+def _problems(sidecar: AudioSidecar | LabelSidecar, decode: bool, stop: Callable[[], bool]) -> Iterator[Problem]:
     path, clips = sidecar.tar_path, sidecar.clips
-    suffix = "flac" if isinstance(sidecar, AudioSidecar) else "npy"
+    suffix = (audio_suffix if isinstance(sidecar, AudioSidecar) else label_suffix)(sidecar.codec)
     digest = hashlib.sha256()
     before = b""
     found = False
-    with path.open("rb") as file:
+    with open_stream(path) as file:
         for row in range(len(clips)):
-            if not clips.length[row]:
+            if stop():
+                return
+            length = clips.length[row]
+            if not length:
                 continue
-            expected = before + tar_header(f"{clips.key[row]}.{suffix}", clips.length[row])
+            expected = before + tar_header(f"{clips.key[row]}.{suffix}", length)
             header = file.read(len(expected))
-            content = file.read(clips.length[row])
+            content = file.read(length)
             digest.update(header)
             digest.update(content)
-            before = padding(clips.length[row])
-            problem: tuple[ProblemKind, str] | None = None
+            before = padding(length)
+            problem: _Finding | None = None
             if header != expected:
                 problem = "member", "is not what the header in the tar says; restore the tar"
             elif google_crc32c.value(content) != clips.crc32c[row]:
                 problem = "checksum", "differs from its CRC32C; restore the tar"
-            else:
-                problem = _meaning_problem(sidecar, row, content)
+            elif decode:
+                problem = _meaning(sidecar, row, content)
             if problem:
                 found = True
                 yield Problem(path, clips.key[row], *problem)
@@ -96,16 +82,26 @@ def _content_problems(sidecar: AudioSidecar | LabelSidecar) -> Iterator[Problem]
         yield Problem(path, None, "tar_hash", "differs from its sha256 outside the clips; restore the tar")
 
 
-def _meaning_problem(sidecar: AudioSidecar | LabelSidecar, row: int, content: bytes) -> tuple[ProblemKind, str] | None:
+def _meaning(sidecar: AudioSidecar | LabelSidecar, row: int, content: bytes) -> _Finding | None:
     """Bytes that are whole can still be the wrong ones."""
-    kind: ProblemKind = "audio" if isinstance(sidecar, AudioSidecar) else "label"
+    if isinstance(sidecar, AudioSidecar):
+        return _audio_meaning(sidecar, row, content)
+    target = sidecar.target
     try:
-        if isinstance(sidecar, AudioSidecar):
-            pcm = decode_flac(content, sidecar.spec, sidecar.clips.samples[row], kind)
-            if pcm_identity(pcm) != sidecar.clips.identity[row]:
-                return kind, "decodes to other audio than its identity says; write the shard again"
-        elif not np.isfinite(decode_float16(content, sidecar.target.shape, kind)).all():
-            return kind, "is not finite; label the shard again"
+        values = decode_label_checked(content, shape=target.shape, kind=target.kind, codec=sidecar.codec, where="label")
     except FormatError as error:
-        return kind, str(error).removeprefix(f"{kind}: ")
+        return "label", str(error).removeprefix("label: ")
+    return None if np.isfinite(values).all() else ("label", "is not finite; label the shard again")
+
+
+def _audio_meaning(sidecar: AudioSidecar, row: int, content: bytes) -> _Finding | None:
+    clips, spec = sidecar.clips, sidecar.spec
+    try:
+        pcm = decode_audio(content, spec, clips.samples[row], sidecar.codec, "audio")
+    except FormatError as error:
+        return "audio", str(error).removeprefix("audio: ")
+    if pcm_identity(pcm) != clips.identity[row]:
+        return "audio", "decodes to other audio than its identity says; write the shard again"
+    if not acoustic_agrees(bytes.fromhex(clips.acoustic[row]), acoustic_fingerprint(pcm, spec.sample_rate)):
+        return "acoustic", "does not sound as its acoustic fingerprint in the sidecar says; write the shard again"
     return None

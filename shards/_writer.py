@@ -4,6 +4,7 @@ An existing shard of the same number is replaced. The same clips in the same ord
 """
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -19,14 +20,16 @@ import soundfile
 from pipeline import (
     REJECTION_REASONS,
     AudioSpec,
+    FormatError,
+    IntegrityError,
     MetadataError,
     TargetSpec,
     UsageError,
+    acoustic_fingerprint,
     atomic_path,
     pcm_identity,
     write_atomic,
 )
-from shards._codec import encode_flac, encode_float16
 from shards._failures import LABEL_FAILURES
 from shards._sidecar import (
     AudioClips,
@@ -39,6 +42,8 @@ from shards._sidecar import (
 )
 from shards._sidecar_parse import parse_audio_sidecar, parse_label_sidecar
 from shards._tar import TarWriter
+from shards.codecs._audio import AUDIO_CODECS, audio_suffix, encode_audio
+from shards.codecs._label import check_label_codec, decode_label_checked, encode_label, label_suffix
 
 _Writer = TypeVar("_Writer", bound="_ShardWriter")
 _Columns = TypeVar("_Columns", AudioClips, LabelClips, Refusals)
@@ -59,8 +64,8 @@ class _ShardWriter:
         self._keys: set[str] = set()
 
     def __enter__(self: _Writer) -> _Writer:
-        temporary = self._open.enter_context(atomic_path(self.path.with_suffix(".tar")))
-        self._file = self._open.enter_context(temporary.open("wb"))
+        self._temporary = self._open.enter_context(atomic_path(self.path.with_suffix(".tar")))
+        self._file = self._open.enter_context(self._temporary.open("wb"))
         self._tar = TarWriter(self._file)
         return self
 
@@ -101,15 +106,25 @@ class _ShardWriter:
         }
 
     def _publish(self, content: bytes) -> None:
-        """The old sidecar goes before its tar, the new one comes after its own: none ever describes another tar."""
+        """The old sidecar goes before its tar, the new one comes after its own: none ever describes another tar.
+
+        Of two writers of one shard, of which each may take the other for dead, at least one finds here that the tar is
+        not its own and takes its commit back: the shard is then missing, not mixed.
+        """
+        tar = self.path.with_suffix(".tar")
+        own = os.stat(self._temporary).st_ino
         self.path.unlink(missing_ok=True)
         self._file = None
         self._open.close()
         try:
             write_atomic(self.path, content)
         except BaseException:
-            self.path.with_suffix(".tar").unlink(missing_ok=True)
+            tar.unlink(missing_ok=True)
             raise
+        if not tar.exists() or tar.stat().st_ino != own:
+            if self.path.exists() and self.path.read_bytes() == content:
+                self.path.unlink(missing_ok=True)
+            raise IntegrityError(f"{tar}: was replaced by another writer while this one committed; run it again")
 
 
 class AudioShardWriter(_ShardWriter):
@@ -131,11 +146,16 @@ class AudioShardWriter(_ShardWriter):
         *,
         spec: AudioSpec,
         provenance: Mapping[str, Any],
+        codec: str = "flac",
         software: Mapping[str, str] | None = None,
     ) -> None:
+        """Raises UsageError for a codec that is not one of AUDIO_CODECS."""
         versions = {"libsndfile": soundfile.__libsndfile_version__, **(software or {})}
         super().__init__(folder, shard, provenance, versions)
         self.spec = spec
+        if codec not in AUDIO_CODECS:
+            raise UsageError(f"audio codec is {codec!r}, needs one of {', '.join(AUDIO_CODECS)}")
+        self.codec = codec
 
     def add(
         self,
@@ -157,9 +177,10 @@ class AudioShardWriter(_ShardWriter):
             needed = f"int16 {shape[:-1]} of 1 to {self.spec.max_samples} samples"
             raise ValueError(f"clip {key} is {pcm.dtype} {pcm.shape}, {self.spec.name} needs {needed}")
         self._take(key)
-        placed = self._store(f"{key}.flac", encode_flac(pcm, self.spec))
-        about = (pcm_identity(pcm), samples, origin, cut_samples, clipped_samples, tuple(flags))
-        self._rows.append((key, *placed, *about))
+        placed = self._store(f"{key}.{audio_suffix(self.codec)}", encode_audio(pcm, self.spec, self.codec))
+        acoustic = acoustic_fingerprint(pcm, self.spec.sample_rate).hex()
+        about = (origin, cut_samples, clipped_samples, tuple(flags))
+        self._rows.append((key, *placed, pcm_identity(pcm), samples, acoustic, *about))
 
     def reject(self, key: str, reason: str, detail: str) -> None:
         """Record a clip that is not stored; `reason` out of pipeline.REJECTION_REASONS."""
@@ -173,7 +194,7 @@ class AudioShardWriter(_ShardWriter):
         sidecar = AudioSidecar(
             **self._finish_tar(),
             spec=self.spec,
-            codec="flac",
+            codec=self.codec,
             clips=_columns(AudioClips, self._rows),
             rejected=_columns(Refusals, self._refused),
         )
@@ -196,21 +217,34 @@ class LabelShardWriter(_ShardWriter):
         *,
         target: TargetSpec,
         provenance: Mapping[str, Any],
+        codec: str = "master",
         software: Mapping[str, str] | None = None,
     ) -> None:
+        """Raises UsageError for a codec that does not exist or cannot hold such a target."""
+        check_label_codec(codec, target.shape, target.kind)
         super().__init__(folder, audio.shard, provenance, software or {})
         self.audio = audio
         self.target = target
+        self.codec = codec
 
     def add(self, key: str, logits: npt.NDArray[np.float32]) -> None:
-        """Store float32 logits of shape target.shape as float16.
+        """Store float32 values of shape target.shape in this writer's codec.
 
-        Raises LabelRefused (a ValueError with a `reason` for fail()) for logits that cannot be stored; the clip can
-        then still be failed.
+        Raises LabelRefused (a ValueError with a `reason` for fail()) for values that cannot be stored within what the
+        codec guarantees; the clip can then still be failed.
         """
-        content = encode_float16(logits, self.target.shape)
-        row = self._next(key)
-        self._rows.append((key, *self._store(f"{key}.npy", content), *row))
+        self._add(key, encode_label(logits, shape=self.target.shape, kind=self.target.kind, codec=self.codec))
+
+    def add_encoded(self, key: str, content: bytes, *, where: str) -> None:
+        """Store the member of another label shard of the same target and codec, byte for byte.
+
+        Raises FormatError, which starts with `where`, unless it decodes to such a label.
+        """
+        target = self.target
+        values = decode_label_checked(content, shape=target.shape, kind=target.kind, codec=self.codec, where=where)
+        if not np.isfinite(values).all():
+            raise FormatError(f"{where}: holds NaN or infinity; take this label from where it is whole")
+        self._add(key, content)
 
     def fail(self, key: str, reason: str, detail: str) -> None:
         """Record that this clip has no label; `reason` out of LABEL_FAILURES. It keeps its place in the order."""
@@ -228,7 +262,7 @@ class LabelShardWriter(_ShardWriter):
         sidecar = LabelSidecar(
             **self._finish_tar(),
             spec=self.audio.spec,
-            codec="float16-npy",
+            codec=self.codec,
             target=self.target,
             clips=_columns(LabelClips, self._rows),
             failed=_columns(Refusals, self._refused),
@@ -238,15 +272,19 @@ class LabelShardWriter(_ShardWriter):
         self._publish(content)
         return written
 
-    def _next(self, key: str) -> tuple[str, int]:
-        """Identity and samples of the next clip of the audio shard, which has to be `key`."""
+    def _add(self, key: str, content: bytes) -> None:
+        row = self._next(key)
+        self._rows.append((key, *self._store(f"{key}.{label_suffix(self.codec)}", content), *row))
+
+    def _next(self, key: str) -> tuple[str, int, str]:
+        """Identity, samples and acoustic fingerprint of the next clip of the audio shard, which has to be `key`."""
         row = len(self._rows)
         clips = self.audio.clips
         if row >= len(clips) or clips.key[row] != key:
             expected = clips.key[row] if row < len(clips) else "no further clip"
             raise UsageError(f"{self.path}: got {key}, {self.audio.path} has {expected} next; keep its order")
         self._take(key)
-        return clips.identity[row], clips.samples[row]
+        return clips.identity[row], clips.samples[row], clips.acoustic[row]
 
 
 def _columns(kind: type[_Columns], rows: Sequence[tuple[Any, ...]]) -> _Columns:

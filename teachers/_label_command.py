@@ -11,6 +11,10 @@ def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | No
     parser.add_argument("--split", default=default_split, required=default_split is None, help="split to label")
     parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT such as beats=BEATs_strong_1.pt, or 'demo'")
     parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument(
+        "--codec", choices=("master", "faithful", "small", "npy"), default="faithful",
+        help="how labels are stored (default: faithful; see shards/FORMAT.md)",
+    )  # fmt: skip
     parser.add_argument("--audio", help="audio set to label, if the split has several")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: a GPU for each worker (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass (default: 8)")
@@ -29,6 +33,7 @@ def run_label(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         teacher=TeacherChoice.parse(arguments.teacher),
         audio=arguments.audio,
+        codec=arguments.codec,
         device=arguments.device,
         batch_size=arguments.batch_size,
         threads=arguments.threads,

@@ -25,6 +25,7 @@ from shards import (
     LabelShardWriter,
     LabelSidecar,
     check_tar_size,
+    command_arguments,
     fingerprint,
     read_audio_sidecar,
 )
@@ -48,6 +49,7 @@ class LabelConfig:
     labels: str
     teacher: TeacherChoice
     provenance: str
+    codec: str = "faithful"
     device: str = "cpu"
     batch_size: int = 8
     threads: int = 1
@@ -60,6 +62,7 @@ def label_stage(
     labels: str,
     teacher: TeacherChoice,
     audio: str | None = None,
+    codec: str = "faithful",
     device: str = "cpu",
     batch_size: int = 8,
     threads: int = 1,
@@ -86,10 +89,10 @@ def label_stage(
         raise UsageError(
             f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
         )
-    provenance = canonical_json(_provenance(teacher.open("cpu"), split, audio))
+    provenance = canonical_json(_provenance(teacher.open("cpu"), split, audio, codec))
     config = LabelConfig(
         dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
-        device=device, batch_size=batch_size, threads=threads,
+        codec=codec, device=device, batch_size=batch_size, threads=threads,
     )  # fmt: skip
     committed = {sidecar.shard: sidecar for sidecar in opened.label_shards(split, labels)}
     tasks, done = [], []
@@ -105,6 +108,10 @@ def label_stage(
     return Stage(
         name="label", open_worker=open_label_worker, config=config, tasks=tuple(tasks), done=tuple(done),
         output=output, cpus=threads, gpus=float(place.type == "cuda"),
+        command=command_arguments(
+            "label", dataset=dataset, split=split, teacher=teacher.text, labels=labels, codec=codec, audio=audio,
+            device=device, batch_size=batch_size, threads=threads,
+        ),
     )  # fmt: skip
 
 
@@ -112,7 +119,7 @@ def open_label_worker(config: LabelConfig) -> Callable[[ShardTask], ShardResult]
     """Load the teacher once in this process and return the function that labels one shard."""
     torch.set_num_threads(config.threads)
     teacher = config.teacher.open(config.device)
-    here = canonical_json(_provenance(teacher, config.split, config.audio))
+    here = canonical_json(_provenance(teacher, config.split, config.audio, config.codec))
     if here != config.provenance:
         raise TeacherError(
             f"teacher {config.teacher.text} on {platform.node()} is not the one the job was started with; "
@@ -129,7 +136,7 @@ def label_shard(config: LabelConfig, teacher: Teacher, task: ShardTask) -> Shard
     seconds: dict[str, float] = defaultdict(float)
     with LabelShardWriter(
         dataset.labels_folder(config.split, config.labels), audio, target=teacher.target,
-        provenance=_parsed(config.provenance), software=_recorded(config),
+        provenance=_parsed(config.provenance), codec=config.codec, software=_recorded(config),
     ) as writer, AudioReader(audio) as reader, ThreadPoolExecutor(1) as ahead:  # fmt: skip
         batches = _batches(audio, reader, config.batch_size)
         upcoming = ahead.submit(next, batches, None)
@@ -189,14 +196,20 @@ def _write(writer: LabelShardWriter, batch: _Batch, logits: npt.NDArray[np.float
         position += 1
 
 
-def _provenance(teacher: Teacher, split: str, audio: str) -> dict[str, object]:
+def _provenance(teacher: Teacher, split: str, audio: str, codec: str) -> dict[str, object]:
     """What decides the content of every label; compared between runs. Batch size and versions are only recorded."""
     spec = teacher.audio_spec
     if audio != spec.name:
         raise UsageError(
             f"audio set {audio} of split {split} is not what the teacher hears: it needs {spec.name}; pack that"
         )
-    return {"stage": "label", "stage_version": STAGE_VERSION, "audio": audio, "teacher": dict(teacher.provenance)}
+    return {
+        "stage": "label",
+        "stage_version": STAGE_VERSION,
+        "audio": audio,
+        "codec": codec,
+        "teacher": dict(teacher.provenance),
+    }
 
 
 def _recorded(config: LabelConfig) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RAY_MODULES = ("test_run.py", "test_kill.py", "test_submit.py", "test_demo.py")
+RAY_MODULES = ("test_run.py", "test_kill.py", "test_submit.py", "test_demo.py", "test_verify_job.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs import Rejection, ShardFunction, ShardResult, ShardTask, Stage, stop_if_asked
+from jobs import Rejection, ShardFunction, ShardResult, ShardTask, Stage, VerifyConfig, stop_if_asked
+from jobs._verify import open_verify_worker
 from pipeline import TeacherError, write_atomic
 
 CLIPS = 5
@@ -85,3 +86,15 @@ def _first_time(marker: Path) -> bool:
         return False
     marker.touch()
     return True
+
+
+def open_killed_checks(folder: Path, always: int, config: VerifyConfig) -> ShardFunction:
+    """Checks of shards whose first worker is killed, that of task `always` whenever it is tried."""
+    check = open_verify_worker(config)
+
+    def killed(task: ShardTask) -> ShardResult:
+        if _first_time(folder / f"killed-{task.shard}") or task.shard == always:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return check(task)
+
+    return killed

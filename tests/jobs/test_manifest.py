@@ -1,13 +1,17 @@
 """The manifest: shards of clips never change once given, whatever is added later."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs._manifest import merge_manifest
+from jobs._manifest import merge_manifest, recover_rows
 from pipeline import FormatError, UsageError
 from shards import MISSING_BYTES, ManifestRow, by_shard, read_manifest, rows_sha256, spell_source, write_manifest
 
@@ -46,6 +50,63 @@ def test_clips_keep_their_shard(calls: list[set[int]], clips_per_shard: int, com
         assert merged.vanished == (len(shard_of.keys() - {entry.key for entry in wanted}) if commit else 0)
         assert merge_manifest(wanted, rows, committed, clips_per_shard=3).rows == rows, "the same call changes nothing"
         shard_of = now
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    calls=st.lists(st.sets(st.integers(0, 40), min_size=1), min_size=1, max_size=4),
+    clips_per_shard=st.integers(1, 7),
+    lost=st.sets(st.integers(0, 20)),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_lost_manifest_comes_back_by_the_same_calls(
+    calls: list[set[int]], clips_per_shard: int, lost: set[int], order: Random
+) -> None:
+    """In any order, also if shards were lost with it; what is left keeps its clips and its rows."""
+    wanted = [[row(f"k{number:02d}_0", size=number % 5 - 1) for number in sorted(numbers)] for numbers in calls]
+    before: tuple[ManifestRow, ...] = ()
+    for rows in wanted:
+        before = merge_manifest(rows, before, {old.shard for old in before}, clips_per_shard=clips_per_shard).rows
+    sidecars = {shard: packed(shard, rows) for shard, rows in by_shard(before).items() if shard not in lost}
+    now: tuple[ManifestRow, ...] = ()
+    order.shuffle(wanted)
+    for rows in wanted:
+        recovered, others = recover_rows(rows, now, sidecars.values())
+        own = [entry for entry in rows if entry.key not in others]
+        now = merge_manifest(own, (*now, *recovered), sidecars, clips_per_shard=clips_per_shard).rows
+        sidecars |= {shard: packed(shard, rows) for shard, rows in by_shard(now).items() if shard not in sidecars}
+    left = by_shard(entry for entry in before if entry.shard not in lost)
+    listed = by_shard(now)
+    for shard, rows_of_shard in left.items():
+        assert listed.get(shard, rows_of_shard) == rows_of_shard
+        # Clips that no single call has together any more, no call can list.
+        assert shard in listed or not any({entry.key for entry in rows_of_shard} <= {e.key for e in w} for w in wanted)
+    stored = [key for sidecar in sidecars.values() for key in (*sidecar.clips.key, *sidecar.rejected.key)]
+    assert sorted(stored) == sorted(entry.key for entry in before), "every clip once"
+    if not lost and all(shard in listed for shard in left):
+        assert now == before
+
+
+def packed(shard: int, rows: Sequence[ManifestRow]) -> Any:
+    """What `recover_rows` reads of the sidecar of a shard that was packed from `rows`."""
+    missing = [entry.key for entry in rows if entry.bytes == MISSING_BYTES]
+    return SimpleNamespace(
+        path=Path(f"{shard:06d}.json"),
+        shard=shard,
+        clips=SimpleNamespace(key=tuple(entry.key for entry in rows if entry.bytes != MISSING_BYTES)),
+        rejected=SimpleNamespace(key=tuple(missing), reason=("missing",) * len(missing)),
+        provenance={"manifest_sha256": rows_sha256(rows)},
+    )
+
+
+def test_rows_of_recordings_that_were_missing_then_or_are_other_ones_now() -> None:
+    then = [row("a_0", shard=3, size=MISSING_BYTES), row("b_0", shard=3)]
+    sidecars = [packed(3, then)]
+    assert recover_rows([row("a_0"), row("b_0"), row("c_0")], (), sidecars) == (tuple(then), frozenset())
+    assert recover_rows([row("b_0")], (), sidecars) == ((), {"a_0", "b_0"})
+    assert recover_rows([row("a_0", size=11), row("b_0", size=11)], then, sidecars) == ((), frozenset())
+    with pytest.raises(UsageError, match=r"000003\.json: no manifest has its clips"):
+        recover_rows([row("a_0"), row("b_0", size=11)], (), sidecars)
 
 
 def test_changed_recording_of_a_committed_shard_is_refused() -> None:
@@ -95,7 +156,7 @@ def test_damaged_manifest(tmp_path: Path) -> None:
     path = tmp_path / "manifest.parquet"
     for content in (b"", b"PAR1 nonsense PAR1"):
         path.write_bytes(content)
-        with pytest.raises(FormatError, match=r"manifest\.parquet: cannot be read"):
+        with pytest.raises(FormatError, match=r"manifest\.parquet: is damaged or not parquet"):
             read_manifest(path)
     with pytest.raises(FormatError, match="cannot be read"):
         read_manifest(tmp_path / "absent.parquet")

@@ -10,6 +10,9 @@ VOCABULARY = Vocabulary(("/m/b", "/m/a"), ("B", "A"))
 FRAMES = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=VOCABULARY)
 CLIP = TargetSpec(axes=("class",), kind="probability", vocabulary=VOCABULARY, hop_ms=None, frames=None)
 
+DIRECTION = TargetSpec(axes=("time", "track", "xyz"), kind="unit_vector", hop_ms=100, frames=50, tracks=3)
+DISTANCE = TargetSpec(axes=("time", "track"), kind="metre", hop_ms=100, frames=50, tracks=3)
+
 
 def test_the_default_is_a_clip_of_ten_seconds() -> None:
     spec = AudioSpec()
@@ -24,6 +27,7 @@ def test_the_default_is_a_clip_of_ten_seconds() -> None:
         ({"layout": "stereo"}, "layout is 'stereo', needs one of mono, foa"),
         ({"sample_rate": 999}, "has 999 Hz and 10000 ms; needs 1000 to 768000 Hz"),
         ({"clip_ms": 39}, "39 ms; needs .* and 40 to 3600000 ms"),
+        ({"sample_rate": 32_000, "clip_ms": 3_600_000}, "more than 67108864 values"),
         ({"sample_rate": 11_030}, "use a multiple of 25 Hz"),
     ],
 )
@@ -35,12 +39,18 @@ def test_audio_that_has_no_grid_is_refused(options: dict[str, object], says: str
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"axes": ("time",)}, "with 'class'"),
+        ({"axes": ()}, "target axes are"),
+        ({"axes": ("time",)}, "states vocabulary exactly when it has a 'class' axis"),
+        ({"vocabulary": None}, "states vocabulary exactly when it has a 'class' axis"),
         ({"axes": ("class", "class")}, "different ones"),
-        ({"axes": ("class", "time", "track")}, "not in format version 0"),
+        ({"axes": ("class", "time", "track")}, "states tracks exactly when it has a 'track' axis"),
         ({"axes": ("class",)}, "exactly when it has a 'time' axis"),
         ({"hop_ms": None}, "exactly when it has a 'time' axis"),
+        ({"tracks": 3}, "states tracks exactly when it has a 'track' axis"),
         ({"kind": "score"}, "kind is 'score', needs one of logit"),
+        ({"kind": "unit_vector"}, "'xyz' is for unit vectors and metres"),
+        ({"axes": ("class", "time", "xyz")}, "'xyz' is for unit vectors and metres"),
+        ({"frames": 10_000_000}, "more than 16777216 values"),
     ],
 )
 def test_targets_that_contradict_themselves_are_refused(options: dict[str, object], says: str) -> None:
@@ -58,7 +68,20 @@ def test_shapes_follow_the_axes() -> None:
     assert [chunks.valid_frames(samples, 16_000) for samples in (1, 64_000, 64_001, 160_000, 10**9)] == [1, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("spec", [AudioSpec(), AudioSpec(sample_rate=24_000, layout="foa"), FRAMES, CLIP, VOCABULARY])
+def test_localised_sounds_have_tracks_and_directions() -> None:
+    activity = TargetSpec(
+        axes=("time", "track", "class"), kind="probability", vocabulary=VOCABULARY, hop_ms=100, frames=50, tracks=3
+    )
+    assert (activity.shape, activity.classes) == ((50, 3, 2), VOCABULARY)
+    assert (DIRECTION.shape, DISTANCE.shape) == ((50, 3, 3), (50, 3))
+    with pytest.raises(UsageError, match="has no classes"):
+        _ = DISTANCE.classes
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [AudioSpec(), AudioSpec(sample_rate=24_000, layout="foa"), FRAMES, CLIP, DIRECTION, DISTANCE, VOCABULARY],
+)
 def test_json_comes_back_as_it_was_and_with_a_field_more_or_less_not(
     spec: AudioSpec | TargetSpec | Vocabulary,
 ) -> None:

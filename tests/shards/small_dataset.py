@@ -98,7 +98,11 @@ def _write_shard(
     for label_set in labels:
         target = FRAME_LOGITS if label_set == "frames" else CLIP_PROBABILITIES
         with LabelShardWriter(
-            dataset.labels_folder(split, label_set), sidecar, target=target, provenance={"teacher": label_set}
+            dataset.labels_folder(split, label_set),
+            sidecar,
+            target=target,
+            provenance={"teacher": label_set},
+            codec="npy",  # so that numpy can be the oracle
         ) as writer:
             for key in keys:
                 rng = np.random.default_rng([seed, 2, *key.encode()])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import FormatError, canonical_json
+from pipeline import ACOUSTIC_BYTES, FormatError, canonical_json
 from shards import fingerprint, read_audio_sidecar, read_label_sidecar
 from shards._sidecar import sidecar_bytes
 from shards._sidecar_parse import MAX_SIDECAR_BYTES, parse_audio_sidecar, parse_label_sidecar
@@ -79,6 +79,7 @@ def test_any_sidecar_round_trips(pair, data):
         crc32c=column(st.integers(0, 2**32 - 1)),
         identity=column(st.text("0123456789abcdef", min_size=32, max_size=32)),
         samples=column(st.integers(1, 8_000)),
+        acoustic=column(st.binary(min_size=ACOUSTIC_BYTES, max_size=ACOUSTIC_BYTES).map(bytes.hex)),
         origin=column(TEXT),
         cut_samples=column(st.integers(0, 10**9)),
         clipped_samples=column(st.integers(0, 10**9)),
@@ -174,6 +175,9 @@ def test_careful_edits_are_refused_or_mean_what_they_say(pair):
         "clips.clipped_samples",
         "clips.samples",
         "clips.crc32c",
+        "clips.acoustic",
+        "clips.length",  # within the same 512 bytes
+        "target.frames",  # what compressed labels decode to
         "clips.origin",
         "clips.flags",
         "clips.key",
@@ -202,8 +206,8 @@ def put(value, **changes):
     ("change", "says"),
     [
         (
-            lambda v: put(v, version=1),
-            "has format version 1, this version of sed-distill reads 0; use the version that wrote",
+            lambda v: put(v, version=2),
+            "has format version 2, this version of sed-distill reads 1; use the version that wrote",
         ),
         (lambda v: put(v, version=False), "format version False"),
         (lambda v: put(v, format="zip"), "is not of format sed-distill/shard"),
@@ -245,8 +249,10 @@ def test_refusals_name_file_and_field(pair, change, says):
     [
         (lambda v: put(v, failed={"key": [], "reason": [], "detail": []}), "failed.key"),
         (lambda v: put(v, clips=put(v["clips"], crc32c=[1, 2, 3])), "length 0 needs offset 0"),
-        (lambda v: put(v, target=put(v["target"], frames=26)), "clips.length: a label of shape"),
-        (lambda v: put(v, target=put(v["target"], frames=2**53)), "clips.length"),
+        (lambda v: put(v, target=put(v["target"], frames=1)), r"clips.length: a label of shape \(3, 1\) has at most"),
+        (lambda v: put(v, target=put(v["target"], frames=2**53)), "target.frames"),
+        (lambda v: put(v, target=put(v["target"], frames=2**23)), "more than 16777216 values"),
+        (lambda v: put(v, clips=put(v["clips"], acoustic=["00"] * 3)), "clips.acoustic"),
         (lambda v: put(v, target=put(v["target"], axes=["class", "class"])), "target axes"),
         (
             lambda v: put(
@@ -271,13 +277,13 @@ def test_refusals_of_labels(pair, change, says):
         b"\xff\xfe",
         b"{",
         b"[" * 100_000,
-        b'{"format":"sed-distill/shard","version":0,"a":' + b"[" * 900 + b"]" * 900 + b"}",
-        b'{"format":"sed-distill/shard","version":0,"a":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
-        b'{"format":"sed-distill/shard","version":0,"a":NaN}',
-        b'{"format":"sed-distill/shard","version":0,"a":1e999}',
-        b'{"format":"sed-distill/shard","version":0,"a":' + b"9" * 5000 + b"}",
-        b'{"format":"sed-distill/shard","version":0,"a":"\\ud800"}',
-        b'{"format":"sed-distill/shard","version":0,"version":0}',
+        b'{"format":"sed-distill/shard","version":1,"a":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"format":"sed-distill/shard","version":1,"a":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
+        b'{"format":"sed-distill/shard","version":1,"a":NaN}',
+        b'{"format":"sed-distill/shard","version":1,"a":1e999}',
+        b'{"format":"sed-distill/shard","version":1,"a":' + b"9" * 5000 + b"}",
+        b'{"format":"sed-distill/shard","version":1,"a":"\\ud800"}',
+        b'{"format":"sed-distill/shard","version":1,"version":1}',
     ],
 )
 def test_hostile_json_is_one_format_error(content):

@@ -1,9 +1,11 @@
 """What a source is, and the join of audio, label sets and hard labels by clip key."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipeline import (
@@ -18,7 +20,7 @@ from pipeline import (
 )
 from shards import AudioShardWriter, Dataset, LabelShardWriter, Source
 from shards._join import JoinedSource, join
-from tests.shards.small_dataset import MIDS, SPEC, VOCABULARY, write_split
+from tests.shards.small_dataset import FRAME_LOGITS, MIDS, SPEC, VOCABULARY, write_split
 
 
 def joined(dataset: Dataset, split: str = "strong", **options: object) -> JoinedSource:
@@ -86,6 +88,98 @@ def test_labels_of_other_audio_are_refused(tmp_path: Path) -> None:
     assert f"strong/labels/frames: the label of {keys[0]} and of {len(keys) - 1} more clips" in str(refused.value)
     assert "label the split again" in str(refused.value)
     assert joined(dataset, labels=()).keys
+
+
+WIDE = AudioSpec(sample_rate=32_000)
+
+
+def bursts(seed: int, sample_rate: int, *, late_ms: int = 0) -> npt.NDArray[np.int16]:
+    """4 s of tones that come and go at random: the same sound at any sample rate, later by `late_ms`."""
+    rng = np.random.default_rng([seed, 7])
+    t = np.arange(4 * sample_rate) / sample_rate - late_ms / 1000
+    sound = np.zeros(len(t))
+    for frequency_hz, start_s, length_s in zip(
+        rng.uniform(250, 3300, 60), rng.uniform(-0.5, 4, 60), rng.uniform(0.05, 0.4, 60), strict=True
+    ):
+        inside = (t >= start_s) & (t < start_s + length_s)
+        sound[inside] += np.sin(2 * np.pi * frequency_hz * t[inside])
+    return np.round(sound * 2_000).clip(-32_768, 32_767).astype(np.int16)
+
+
+def two_rates(root: Path, *, late_ms: int = 0, other: int = 0, keep_wide: bool = False) -> Dataset:
+    """Clips at 16 and 32 kHz, labelled at 32 kHz: there b_0 is `late_ms` later, or an `other` one; c_0 is silent."""
+    dataset = Dataset.create(root, keys="path")
+    write_hard(dataset.hard_path("weak"), hard_table(["a_0", "b_0", "c_0"]))
+    sidecars = []
+    for spec in (SPEC, WIDE):
+        with AudioShardWriter(dataset.audio_folder("weak", spec.name), 0, spec=spec, provenance={}) as audio:
+            audio.add("a_0", bursts(1, spec.sample_rate), origin="pcm")
+            late = {} if spec == SPEC else {"late_ms": late_ms}
+            audio.add("b_0", bursts(2 if spec == SPEC else 2 + other, spec.sample_rate, **late), origin="pcm")
+            audio.add("c_0", np.ones(spec.max_samples, np.int16), origin="pcm")
+            sidecars.append(audio.commit())
+    with LabelShardWriter(
+        dataset.labels_folder("weak", "frames"), sidecars[1], target=FRAME_LOGITS, provenance={}
+    ) as labels:
+        for key in ("a_0", "b_0", "c_0"):
+            labels.add(key, np.zeros(FRAME_LOGITS.shape, np.float32))
+        labels.commit()
+    if not keep_wide:
+        shutil.rmtree(dataset.audio_folder("weak", WIDE.name))
+    return dataset
+
+
+def test_labels_of_another_rate_are_held_against_that_audio_or_its_sound(tmp_path: Path) -> None:
+    for keep_wide in (True, False):
+        source = joined(two_rates(tmp_path / str(keep_wide), keep_wide=keep_wide), "weak")
+        assert (source.coverage[0].labelled, source.spec) == (3, SPEC)
+    with pytest.raises(
+        IntegrityError, match=r"label of b_0 was made from audio .* is 80 ms later than what weak stores"
+    ):
+        joined(two_rates(tmp_path / "late", late_ms=80), "weak")
+    with pytest.raises(IntegrityError, match=r"label of b_0 .* is 120 ms earlier than what weak stores"):
+        joined(two_rates(tmp_path / "early", late_ms=-120), "weak")
+    with pytest.raises(IntegrityError, match=r"label of b_0 .* sounds unlike what weak stores; label the split again"):
+        joined(two_rates(tmp_path / "other", other=1), "weak")
+    replaced = two_rates(tmp_path / "replaced", keep_wide=True)
+    with AudioShardWriter(replaced.audio_folder("weak", WIDE.name), 0, spec=WIDE, provenance={}) as audio:
+        audio.add("a_0", bursts(1, 32_000), origin="pcm")
+        audio.add("b_0", bursts(2, 32_000) // 2, origin="pcm")
+        audio.commit()
+    with pytest.raises(IntegrityError, match="label of b_0 was made from other audio than weak stores now"):
+        joined(replaced, "weak")
+
+
+def test_a_shard_replaced_after_the_join_is_not_read_as_what_was_joined(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 9, seed=4)
+    source = joined(dataset, "weak")
+    sidecar = dataset.audio_shards("weak", SPEC.name)[1]
+    with AudioShardWriter(dataset.audio_folder("weak", SPEC.name), 1, spec=SPEC, provenance={}) as audio:
+        for key in sidecar.clips.key[::-1]:
+            audio.add(key, np.ones(640, np.int16), origin="pcm")
+        audio.commit()
+    assert source.audio[0].clips.key == dataset.audio_shards("weak", SPEC.name)[0].clips.key
+    with pytest.raises(IntegrityError, match=r"000001\.json: was replaced since the dataset was opened"):
+        _ = source.audio[1]
+
+
+def test_a_label_set_of_failed_clips_alone_has_no_label(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 3, seed=4, fail=(0, 1, 2))
+    with pytest.raises(UsageError, match="has no label for any of the 3 clips"):
+        joined(dataset, "weak")
+    for path in dataset.labels_folder("weak", "frames").glob("*.json"):
+        path.unlink()
+    empty = Dataset.create(tmp_path / "empty", keys="path")
+    with AudioShardWriter(empty.audio_folder("weak", SPEC.name), 0, spec=SPEC, provenance={}) as audio:
+        sidecar = audio.commit()
+    with LabelShardWriter(
+        dataset.labels_folder("weak", "frames"), sidecar, target=FRAME_LOGITS, provenance={}
+    ) as labels:
+        labels.commit()
+    with pytest.raises(UsageError, match="has no label for any of the 3 clips"):
+        joined(dataset, "weak")
 
 
 def test_what_is_not_there_is_named(dataset: Dataset, tmp_path: Path) -> None:

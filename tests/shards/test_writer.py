@@ -19,8 +19,16 @@ import pytest
 import soundfile
 import webdataset
 
-from pipeline import AudioSpec, FormatError, MetadataError, UsageError
-from shards import AudioShardWriter, LabelRefused, LabelShardWriter, read_audio_sidecar
+from pipeline import AudioSpec, FormatError, IntegrityError, MetadataError, TargetSpec, UsageError
+from shards import (
+    AudioShardWriter,
+    LabelReader,
+    LabelRefused,
+    LabelShardWriter,
+    decode_label,
+    encode_label,
+    read_audio_sidecar,
+)
 from tests.shards.dataset_examples import LONG_KEY, SPEC, TARGET, clip_logits, clip_pcm, write_audio, write_labels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +59,7 @@ def test_crc_oracle_knows_the_published_check_value():
 
 
 def test_plain_tarfile_reads_the_same(pair):
-    for sidecar, suffix in zip(pair, (".flac", ".npy"), strict=True):
+    for sidecar, suffix in zip(pair, (".flac", ".label"), strict=True):
         assert sorted(os.listdir(sidecar.path.parent)) == ["000003.json", "000003.tar"]
         assert sidecar.tar_path.stat().st_mode & 0o777 == sidecar.path.stat().st_mode & 0o777 == 0o644
         whole = sidecar.tar_path.read_bytes()
@@ -83,10 +91,70 @@ def test_plain_webdataset_iterates_audio_and_labels(pair):
         pcm, rate = soundfile.read(io.BytesIO(sample["flac"]), dtype="int16")
         assert rate == SPEC.sample_rate
         np.testing.assert_array_equal(pcm, clip_pcm(sample["__key__"]))
-    samples = list(webdataset.WebDataset(str(labels.tar_path), shardshuffle=False).decode())
+    samples = list(webdataset.WebDataset(str(labels.tar_path), shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["aa_0", LONG_KEY, "_c_0"]
     for sample in samples:
-        np.testing.assert_array_equal(sample["npy"], clip_logits(sample["__key__"]).astype(np.float16))
+        np.testing.assert_array_equal(decode_label(sample["label"]), clip_logits(sample["__key__"]).astype(np.float16))
+
+
+def test_encoded_labels_are_stored_as_they_are_or_refused(pair, tmp_path):
+    """What decodes to the target in the codec of the shard is taken byte for byte, anything else is not."""
+    audio, _ = pair
+    content = encode_label(clip_logits("aa_0"), shape=TARGET.shape, kind="logit", codec="small")
+    others = {
+        "another codec": encode_label(clip_logits("aa_0"), shape=TARGET.shape, kind="logit", codec="master"),
+        "another kind": encode_label(
+            np.full(TARGET.shape, 0.5, "f4"), shape=TARGET.shape, kind="probability", codec="small"
+        ),
+        "another shape": encode_label(clip_logits("aa_0")[:2], shape=(2, 25), kind="logit", codec="small"),
+        "cut off": content[:-1],
+        "too long": content + b"\0",
+    }
+    with LabelShardWriter(tmp_path, audio, target=TARGET, provenance={}, codec="small") as writer:
+        for other in others.values():
+            with pytest.raises(FormatError, match=r"^elsewhere: "):
+                writer.add_encoded("aa_0", other, where="elsewhere")
+        writer.add_encoded("aa_0", content, where="elsewhere")
+        for key in KEYS[1:]:
+            writer.fail(key, "absent", "not there")
+        sidecar = writer.commit()
+    with LabelReader(sidecar) as reader:
+        assert reader.read_bytes(0) == content
+    infinite = bytearray(encode_label(clip_logits("aa_0"), shape=TARGET.shape, kind="logit", codec="npy"))
+    infinite[-2:] = b"\x00\x7c"
+    with (
+        LabelShardWriter(tmp_path, audio, target=TARGET, provenance={}, codec="npy") as writer,
+        pytest.raises(FormatError, match="elsewhere: holds NaN or infinity"),
+    ):
+        writer.add_encoded("aa_0", bytes(infinite), where="elsewhere")
+
+
+def test_a_codec_that_cannot_hold_the_target_is_refused_at_once(pair, tmp_path):
+    audio, _ = pair
+    direction = TargetSpec(axes=("time", "track", "xyz"), kind="unit_vector", hop_ms=100, frames=10, tracks=2)
+    for target, codec in ((direction, "small"), (TARGET, "flac")):
+        with pytest.raises(UsageError, match="codec"):
+            LabelShardWriter(tmp_path, audio, target=target, provenance={}, codec=codec)
+    with pytest.raises(UsageError, match="audio codec is 'mp3', needs one of flac, pcm16, fast"):
+        AudioShardWriter(tmp_path, 0, spec=SPEC, provenance={}, codec="mp3")
+
+
+def test_a_shard_that_another_writer_replaced_is_not_committed(tmp_path, monkeypatch):
+    """The other one renames its tar between this one's tar and its sidecar."""
+    from shards import _writer
+
+    write = _writer.write_atomic
+
+    def replaced_first(path, content):
+        other = tmp_path / "other.tar"
+        other.write_bytes(b"another tar")
+        other.replace(path.with_suffix(".tar"))
+        write(path, content)
+
+    monkeypatch.setattr(_writer, "write_atomic", replaced_first)
+    with pytest.raises(IntegrityError, match="was replaced by another writer"):
+        write_audio(tmp_path, 0, KEYS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.tar"]
 
 
 def test_columns_say_what_was_added(pair):

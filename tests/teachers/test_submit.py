@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head on loopback gives the same bytes as labelling directly."""
+"""`ray job submit` against a real head on loopback gives the same bytes as labelling directly, and verifies them."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shards import Dataset, verify
 from tests.teachers.labelling_examples import packed, tiny_beats
 from tests.teachers.test_labelling import label, label_bytes
 
@@ -54,7 +55,7 @@ def head() -> Iterator[str]:
 def submit(head: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A fresh head answers before it can take jobs; until then submitting is repeated."""
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_ADDRESS": head}
-    command = [*RAY, "job", "submit", "--working-dir", ".", "--", "python", "teachers/label_weak.py", *arguments]
+    command = [*RAY, "job", "submit", "--working-dir", ".", "--", "python", *arguments]
     for _ in range(60):
         done = subprocess.run(
             command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -70,10 +71,17 @@ def test_a_submitted_job_writes_the_same_bytes_as_a_direct_run(head: str, tmp_pa
     checkpoint = tiny_beats(tmp_path / "tiny.pt")
     assert label(dataset, f"beats={checkpoint}", labels="direct", split="weak").exit_code == 0
     arguments = ("--dataset", str(dataset), "--teacher", f"beats={checkpoint}", "--labels", "submitted")
-    done = submit(head, *arguments)
+    label_weak = "teachers/label_weak.py"
+    done = submit(head, label_weak, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 clips = 4 stored + 0 rejected" in done.stdout
     assert label_bytes(dataset, "submitted", "weak") == label_bytes(dataset, "direct", "weak")
-    wrong = submit(head, *arguments[2:], "--dataset", "relative")
+    wrong = submit(head, label_weak, *arguments[2:], "--dataset", "relative")
     assert wrong.returncode == 1
     assert "needs an absolute path" in wrong.stdout
+    tar = Dataset(dataset).labels_folder("weak", "submitted") / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:600] + b"damaged" + tar.read_bytes()[607:])
+    found = submit(head, "-m", "sed_distill", "verify", str(dataset), "--executor", "ray", "--workers", "1")
+    assert found.returncode == 1
+    (problem,) = verify(dataset)
+    assert f"{tar}\t{problem.key}\tchecksum\t" in found.stdout

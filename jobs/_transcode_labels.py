@@ -1,0 +1,101 @@
+"""Label shards of a copy: the same bytes, since labels bind to clips and not to how their audio is stored."""
+
+import functools
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs._stop import stop_if_asked
+from pipeline import IntegrityError, UsageError, atomic_path, sweep_partial, write_atomic
+from shards import AudioSidecar, Dataset, LabelSidecar, check_tar_size, read_label_sidecar, sidecar_paths
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyConfig:
+    """Label shards are copied from folder `source` to folder `output`."""
+
+    source: Path
+    output: Path
+
+
+def labels_stage(source: Dataset, copy: Dataset, split: str, labels: str, spec: str) -> Stage | None:
+    """The shards of a label set that the copy lacks; None if the set has none made from audio `spec`.
+
+    Raises UsageError if the copy has other labels of that name.
+    """
+    folder, output = source.labels_folder(split, labels), copy.labels_folder(split, labels)
+    tasks, done = [], []
+    for path in sidecar_paths(folder):
+        sidecar = read_label_sidecar(path)
+        if sidecar.spec.name != spec:
+            continue
+        copied = output / path.name
+        if not copied.exists():
+            tasks.append(ShardTask(shard=sidecar.shard, clips=len(sidecar.clips)))
+        elif copied.read_bytes() == path.read_bytes():
+            check_tar_size(read_label_sidecar(copied))
+            done.append(result_of(sidecar))
+        else:
+            raise UsageError(
+                f"{copied}: has other labels than {path}; move the label set of the copy away, or give another --out"
+            )
+    if not tasks and not done:
+        return None
+    output.mkdir(parents=True, exist_ok=True)
+    sweep_partial(output)
+    return Stage(
+        name=f"copy {split}/{labels}",
+        open_worker=open_copy_worker,
+        config=CopyConfig(source=folder, output=output),
+        tasks=tuple(tasks),
+        done=tuple(done),
+        output=output,
+    )
+
+
+def open_copy_worker(config: CopyConfig) -> ShardFunction:
+    return functools.partial(copy_label_shard, config)
+
+
+def copy_label_shard(config: CopyConfig, task: ShardTask) -> ShardResult:
+    """Copy tar, then sidecar. Raises IntegrityError, having copied nothing, unless the tar has its sha256."""
+    started_s = time.perf_counter()
+    path = config.source / f"{task.shard:06d}.json"
+    sidecar, content = read_label_sidecar(path), path.read_bytes()
+    check_tar_size(sidecar)
+    copied = config.output / path.name
+    digest = hashlib.sha256()
+    with (
+        atomic_path(copied.with_suffix(".tar")) as temporary,
+        temporary.open("wb") as tar,
+        sidecar.tar_path.open("rb") as file,
+    ):
+        while block := file.read(_BLOCK_BYTES):
+            stop_if_asked()
+            digest.update(block)
+            tar.write(block)
+        if digest.hexdigest() != sidecar.tar_sha256:
+            raise IntegrityError(
+                f"{sidecar.tar_path}: differs from its sha256; verify names the clips, repair what restores them"
+            )
+    write_atomic(copied, content)
+    return result_of(sidecar, {"copy": time.perf_counter() - started_s})
+
+
+def result_of(sidecar: AudioSidecar | LabelSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
+    """What became of a committed shard, for the report."""
+    refused = sidecar.failed if isinstance(sidecar, LabelSidecar) else sidecar.rejected
+    rows = zip(refused.key, refused.reason, refused.detail, strict=True)
+    return ShardResult(
+        shard=sidecar.shard,
+        stored=sum(map(bool, sidecar.clips.length)),
+        rejected=dict(Counter(refused.reason)),
+        bytes=sidecar.tar_bytes,
+        seconds=seconds or {},
+        rejections=tuple(Rejection(key=key, reason=reason, detail=detail) for key, reason, detail in rows),
+    )

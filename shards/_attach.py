@@ -1,0 +1,163 @@
+"""Labels that travel: a published label set attached to any copy of its clips, by key and by what is heard.
+
+Where the audio stored here is the very decode that was labelled, its identity says so. Where it was decoded otherwise
+(another codec, resampler, sample rate or layout) the acoustic fingerprints in the sidecars of both tell whether it is
+the same recording, cut at the same time. Everything is decided from sidecars before the first label is copied.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import FormatError, UsageError, canonical_json, sweep_partial, write_atomic
+from shards._attach_plan import AttachPlan, Progress, plan_attachment
+from shards._attach_report import AttachReport, attach_report
+from shards._attach_source import PublishedLabels
+from shards._commands import command_arguments, record_command
+from shards._dataset import Dataset, sidecar_paths
+from shards._index import IndexedShard, ShardIndex, open_index
+from shards._reader import check_tar_size
+from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
+from shards._store import is_remote, store_errors, to_path
+from shards._writer import LabelShardWriter
+
+ATTACH_REPORT_NAME = "attach.json"
+
+
+def attach_labels(
+    dataset: Dataset | Path | str,
+    split: str,
+    labels: str,
+    source: Path | str,
+    *,
+    audio: str | None = None,
+    max_refused: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> AttachReport:
+    """Write label set `labels` of `split` from the published one in folder `source`, local or on a store.
+
+    Clips are looked up by key; either side may be sharded as it likes and lack what the other has. A clip gets its
+    label if its audio is the decode that was labelled, or if its sound agrees with it; also, counted as unconfirmed,
+    if its sound cannot tell and its length agrees within a frame. It is refused if it is shifted by a frame or more,
+    another recording, or longer than what was labelled by more than a frame; shorter copies are accepted.
+
+    audio: the audio set whose clips get labels; by default the one that was labelled, or else the only one.
+    max_refused: with more refused clips than this, nothing is written; otherwise they are stored as failed.
+
+    Shards that the same call committed before are kept. Writes `attach.json` beside the shards, if it writes any; what
+    kept it from writing is the `problem` of the report. Raises UsageError for wrong use, FormatError or IntegrityError
+    if the set is not what its sidecars say: shards that are whole by then stay, and the same call goes on from there.
+    """
+    if max_refused < 0:
+        raise UsageError(f"max refused is {max_refused}, needs 0 or more")
+    opened = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    if is_remote(opened.root):
+        raise UsageError(f"{opened.root}: stores are only read; attach to a local copy, then copy its labels there")
+    folder, origin = opened.labels_folder(split, labels), to_path(source)
+    if not is_remote(origin) and origin.resolve() == folder.resolve():
+        raise UsageError(f"{folder}: is the label set itself; copy the published one elsewhere, or name another")
+    with store_errors(origin), PublishedLabels(origin) as published:
+        index = _audio_index(opened, split, audio, published)
+        provenance = published.provenance()
+        kept = _kept_shards(folder, index, published, provenance)
+        plan = plan_attachment(published, index, progress)
+        problem = _problem(plan, max_refused)
+        about = {"labels": labels, "source": str(origin), "problem": problem}
+        if problem:
+            return attach_report(plan, index, shards=0, kept=0, **about)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_partial(folder)
+        missing = [shard for shard in index.shards if shard.shard not in kept]
+        if missing:
+            given: dict[str, str | int | Path | None] = {
+                "from": str(origin) if is_remote(origin) else origin,
+                "dataset": opened.root,
+                "split": split,
+                "labels": labels,
+                "audio": index.folder.name,
+                "max_refused": max_refused or None,
+            }
+            record_command(folder, command_arguments("attach", **given), (shard.shard for shard in missing))
+        for done, shard in enumerate(missing):
+            _write_shard(folder, shard, published, plan, provenance)
+            progress("writing label shards", done + 1, len(missing))
+        report = attach_report(plan, index, shards=len(index.shards), kept=len(kept), **about)
+        write_atomic(folder / ATTACH_REPORT_NAME, canonical_json(report.to_json()) + "\n")
+        return report
+
+
+def _audio_index(dataset: Dataset, split: str, audio: str | None, published: PublishedLabels) -> ShardIndex:
+    specs = dataset.audio_specs(split)
+    labelled = published.first.spec
+    if audio is None:
+        audio = labelled.name if labelled.name in specs else specs[0] if len(specs) == 1 else None
+    if audio is None:
+        has = f"has audio {', '.join(specs)}; name one with --audio" if specs else "has no audio; run pack for it first"
+        raise UsageError(f"{dataset.root}: split {split} {has}")
+    index = open_index(dataset.audio_folder(split, audio), "audio")
+    if not len(index):
+        raise UsageError(f"{dataset.root}: split {split} has no clip stored as {audio}; run pack for it first")
+    repeated = index.repeated_key()
+    if repeated is not None:
+        raise FormatError(f"{index.folder}: clip {repeated} is stored in two shards; verify the dataset and remove one")
+    if index.shards[0].spec.clip_ms != labelled.clip_ms:
+        raise UsageError(
+            f"{published.folder}: labels clips of {labelled.clip_ms} ms, {index.folder} has clips of "
+            f"{index.shards[0].spec.clip_ms} ms; pack the split with --clip-ms {labelled.clip_ms}"
+        )
+    return index
+
+
+def _kept_shards(
+    folder: Path, index: ShardIndex, published: PublishedLabels, provenance: Mapping[str, Any]
+) -> frozenset[int]:
+    """Numbers of the shards that are written already, one sidecar in memory at a time. Raises UsageError for shards of
+    another label set, or of other audio."""
+    first = published.first
+    shards = {shard.shard: shard for shard in index.shards}
+    kept = set()
+    for path in sidecar_paths(folder):
+        side = read_label_sidecar(path)
+        if (side.provenance, side.target, side.codec) != (provenance, first.target, first.codec):
+            raise UsageError(
+                f"{path}: is not of this label set; choose another --labels name, or remove the one that is there"
+            )
+        audio = shards.get(side.shard)
+        if audio is None or _identities(index, audio) != "".join(side.clips.identity):
+            raise UsageError(
+                f"{path}: labels other audio than {index.folder} holds; remove that label shard and attach again"
+            )
+        check_tar_size(side)
+        kept.add(side.shard)
+    return frozenset(kept)
+
+
+def _identities(index: ShardIndex, shard: IndexedShard) -> str:
+    return index.identity[shard.clips.start : shard.clips.stop].tobytes().hex()
+
+
+def _problem(plan: AttachPlan, max_refused: int) -> str:
+    refused = int(plan.refused.sum())
+    if refused > max_refused:
+        return (
+            f"{refused} clips are refused, more than --max-refused {max_refused}: find out why these recordings "
+            f"differ, or give --max-refused {refused} to go without their labels"
+        )
+    if not plan.accepted.any():
+        return "the set has no label for any clip stored here: check --from, --split and how keys are spelled"
+    return ""
+
+
+def _write_shard(
+    folder: Path, shard: IndexedShard, published: PublishedLabels, plan: AttachPlan, provenance: Mapping[str, Any]
+) -> None:
+    audio = read_audio_sidecar(shard.path)
+    target, codec = published.first.target, published.first.codec
+    with LabelShardWriter(folder, audio, target=target, provenance=provenance, codec=codec) as writer:
+        for clip, key in zip(shard.clips, audio.clips.key, strict=True):
+            if plan.accepts(clip):
+                member = plan.member(clip, key)
+                writer.add_encoded(key, published.read(member), where=published.where(member))
+            else:
+                writer.fail(key, *plan.refusal(clip))
+        writer.commit()

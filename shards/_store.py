@@ -1,0 +1,147 @@
+"""Local folders and object stores alike, for reading: what lies in a folder, a stream, a range of bytes.
+
+Local paths are plain `pathlib.Path`. Anything with a URL scheme is a `UPath` of universal-pathlib over fsspec, which
+spells the methods used here as pathlib does; it is typed as a Path and imported only then.
+"""
+
+import contextlib
+import errno
+import importlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
+
+from pipeline import UsageError
+
+_STREAM_BLOCK_BYTES = 8 * 2**20
+
+
+class Entry(NamedTuple):
+    """One name in a folder; `bytes` is 0 for what is not a file."""
+
+    kind: Literal["file", "folder", "link", "special file"]
+    bytes: int
+
+    @property
+    def needed(self) -> str:
+        """What is wrong with an entry that should be a file."""
+        return f"is a {self.kind}, needs a file of its own; put the file itself there"
+
+
+def to_path(root: str | Path) -> Path:
+    """A local path, file:// URI or URL of an object store (s3://bucket/prefix) as a path; a path as it is.
+
+    Raises UsageError if the libraries for that kind of store are not installed.
+    """
+    if not isinstance(root, str):
+        return root
+    if "://" not in root:
+        return Path(root)
+    parts = urlsplit(root)
+    if parts.scheme != "file":
+        return _store_path(root, parts.scheme)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{root}: names another machine; give a path or file:///path on this one")
+    return Path(unquote(parts.path))
+
+
+def is_remote(path: Path) -> bool:
+    return not isinstance(path, Path)
+
+
+def listing(folder: Path) -> dict[str, Entry]:
+    """What lies in `folder`, by name in order; empty if there is no such folder. Links are not followed."""
+    if is_remote(folder):
+        return dict(sorted(_remote_entries(folder)))
+    try:
+        with os.scandir(folder) as entries:
+            return dict(sorted((entry.name, _entry(entry.stat(follow_symlinks=False))) for entry in entries))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def entry_at(path: Path) -> Entry | None:
+    """What lies at `path` itself, links not followed; None if nothing does."""
+    if is_remote(path):
+        return Entry("file", path.stat().st_size) if path.is_file() else None
+    try:
+        return _entry(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """For reading from begin to end; a store is read ahead in big blocks."""
+    if not is_remote(path):
+        return path.open("rb")
+    store: Any = path
+    return cast(BinaryIO, store.open("rb", block_size=_STREAM_BLOCK_BYTES, cache_type="readahead"))
+
+
+def read_range(path: Path, offset: int, length: int) -> bytes:
+    """Bytes of an object on a store by one ranged request; fewer, or none, where it ends."""
+    store: Any = path
+    # The path's own file system does not survive a fork; this one is kept by process and thread.
+    files = importlib.import_module("fsspec").filesystem(store.protocol, **store.storage_options)
+    try:
+        return bytes(files.cat_file(store.path, start=offset, end=offset + length))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # how a range that lies behind the end is refused
+            return b""
+        raise
+
+
+@contextlib.contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """What the libraries of stores raise for a network or credentials that fail, as an OSError with one line."""
+    kinds: list[type[Exception]] = []
+    # Only what is loaded can have been raised.
+    for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError")):
+        if is_remote(root) and module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    try:
+        yield
+    except tuple(kinds) as error:
+        raise OSError(f"{root}: cannot be reached ({' '.join(str(error).split())})") from error
+
+
+def _store_path(url: str, scheme: str) -> Path:
+    try:
+        path = importlib.import_module("upath").UPath(url)
+        path.fs.invalidate_cache()  # what this process listed earlier may have changed
+    except ImportError as error:
+        needs = (
+            "pip install '.[s3]'" if scheme == "s3" else f"pip install universal-pathlib and fsspec's {scheme} store"
+        )
+        raise UsageError(f"{url}: reading from a store needs libraries that are not here ({error}); {needs}") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{url}: is of no store that fsspec knows ({error}); give a path or s3://bucket/prefix"
+        ) from error
+    return cast(Path, path)
+
+
+def _remote_entries(folder: Path) -> Iterator[tuple[str, Entry]]:
+    store: Any = folder
+    try:
+        found = store.fs.ls(store.path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for info in found:
+        name = info["name"].rstrip("/").rpartition("/")[2]
+        if info["type"] == "directory":
+            yield name, Entry("folder", 0)
+        elif info["name"].rstrip("/") != store.path.rstrip("/"):  # a store may list the marker of the folder itself
+            yield name, Entry("file", int(info["size"] or 0))
+
+
+def _entry(found: os.stat_result) -> Entry:
+    if stat.S_ISREG(found.st_mode):
+        return Entry("file", found.st_size)
+    if stat.S_ISDIR(found.st_mode):
+        return Entry("folder", 0)
+    return Entry("link" if stat.S_ISLNK(found.st_mode) else "special file", 0)

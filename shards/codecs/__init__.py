@@ -1,0 +1,1 @@
+"""How clips and labels become the bytes of tar members, and back."""

@@ -1,0 +1,64 @@
+"""The audio codecs: int16 PCM as the bytes of one tar member and back. All are lossless.
+
+A codec is a module with SUFFIX, encode, decode and max_bytes, and a line here.
+"""
+
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import AudioSpec, FormatError, IntegrityError, UsageError
+from shards.codecs import _audio_fast, _audio_flac, _audio_pcm16
+
+_CODECS: dict[str, ModuleType] = {
+    "flac": _audio_flac,  # the smallest: for keeping
+    "pcm16": _audio_pcm16,  # readable by anything, no decoding at all
+    "fast": _audio_fast,  # a ninth of FLAC's decode time: for training
+}
+AUDIO_CODECS = tuple(_CODECS)
+
+
+def audio_suffix(codec: str) -> str:
+    """What follows the clip key in the name of a member, without the dot."""
+    return str(_module(codec).SUFFIX)
+
+
+def max_audio_bytes(spec: AudioSpec, codec: str) -> int:
+    """No clip of `spec` is longer than this in `codec`: a length beyond it is refused before anything is read."""
+    return int(_module(codec).max_bytes(spec))
+
+
+def encode_audio(pcm: npt.NDArray[np.int16], spec: AudioSpec, codec: str) -> bytes:
+    """Int16 [n], or [channels, n] if there are several, n >= 1 -> the member, decoded again and compared.
+
+    One version of a codec's library gives the same bytes again. Raises UsageError where `codec` cannot hold `spec` or
+    needs a library that is not installed, IntegrityError if what was encoded is not what comes back.
+    """
+    content = bytes(_module(codec).encode(pcm, spec))
+    samples = pcm.shape[-1]
+    try:
+        same = np.array_equal(decode_audio(content, spec, samples, codec, "it"), pcm)
+    except FormatError as error:
+        raise IntegrityError(
+            f"a clip of {samples} samples was encoded wrongly ({error}); give it another try"
+        ) from error
+    if not same:
+        raise IntegrityError(f"a clip of {samples} samples was encoded as another by {codec}; give it another try")
+    return content
+
+
+def decode_audio(content: bytes, spec: AudioSpec, samples: int, codec: str, where: str) -> npt.NDArray[np.int16]:
+    """The member -> int16 [samples] or [channels, samples], writable.
+
+    Raises FormatError, which starts with `where`, unless it is exactly that; nothing larger is ever allocated or
+    decoded. Raises UsageError for a library that is not installed.
+    """
+    pcm: npt.NDArray[np.int16] = _module(codec).decode(content, spec, samples, where)
+    return pcm
+
+
+def _module(codec: str) -> ModuleType:
+    if codec not in _CODECS:
+        raise UsageError(f"audio codec is {codec!r}, needs one of {', '.join(AUDIO_CODECS)}")
+    return _CODECS[codec]

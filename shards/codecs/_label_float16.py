@@ -1,0 +1,83 @@
+"""Labels as float16: in a .npy file that anything reads, or without its redundancy, both exact to the bit."""
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import FormatError
+from shards._failures import LabelRefused
+
+FLOAT16_MAX = 65504.0
+_ZSTD = pa.Codec("zstd", compression_level=1)
+
+
+def to_float16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Round to nearest even. Raises LabelRefused for NaN, infinity and values beyond +-65504."""
+    if not np.all(np.abs(values) <= FLOAT16_MAX):
+        raise LabelRefused("not_finite", f"labels hold NaN, infinity or values beyond +-{FLOAT16_MAX:.0f}")
+    return values.astype("<f2")
+
+
+def encode_npy(values: npt.NDArray[np.float32]) -> bytes:
+    """.npy version 1.0, C order, little-endian float16."""
+    stored = to_float16(values)
+    return npy_header(stored.shape) + stored.tobytes()
+
+
+def decode_npy(content: bytes, shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
+    """What `encode_npy` writes -> float32 of `shape`. Raises FormatError for any other header or length."""
+    header = npy_header(shape)
+    if len(content) != npy_bytes(shape) or not content.startswith(header):
+        raise FormatError(f"{where}: is not a float16 array of shape {shape}; label the shard again")
+    return np.frombuffer(content, "<f2", offset=len(header)).reshape(shape).astype(np.float32)
+
+
+def npy_bytes(shape: tuple[int, ...]) -> int:
+    """Size of the .npy of one label."""
+    return len(npy_header(shape)) + 2 * prod(shape)
+
+
+@lru_cache(maxsize=16)
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """Spelled here, not by numpy, whose padding differs between versions: labels keep their bytes."""
+    text = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape!r}, }}"
+    padded = text.ljust(-(-(10 + len(text) + 1) // 64) * 64 - 10 - 1) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("ascii")
+
+
+def encode_packed(values: npt.NDArray[np.float32]) -> bytes:
+    """Bit patterns as integers in the order of the numbers, their differences along the last axis, zigzag, high bytes
+    apart from low ones, zstd over each: the length of the first, then both."""
+    bits = to_float16(values).view("<u2")
+    ordered = np.where(bits >> 15, ~bits, bits | 0x8000).astype(np.uint16)
+    steps = np.diff(ordered, axis=-1, prepend=np.uint16(0x8000)).view(np.int16)
+    planes = (steps << 1 ^ steps >> 15).astype("<u2").view(np.uint8).reshape(-1, 2)
+    high, low = (_ZSTD.compress(planes[:, plane].tobytes(), asbytes=True) for plane in (1, 0))
+    packed: bytes = len(high).to_bytes(4, "little") + high + low
+    return packed
+
+
+def decode_packed(content: memoryview, shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
+    """What `encode_packed` writes -> float32 of `shape`. Raises FormatError for anything else."""
+    cells = prod(shape)
+    split = 4 + int.from_bytes(content[:4], "little")
+    planes = np.empty((cells, 2), np.uint8)
+    for plane, part in ((1, content[4:split]), (0, content[split:])):
+        try:
+            planes[:, plane] = np.frombuffer(_ZSTD.decompress(part, decompressed_size=cells), np.uint8)
+        except OSError as error:
+            raise FormatError(f"{where}: label does not decompress ({error}); label the shard again") from error
+    zigzag = planes.view("<u2").reshape(shape)
+    steps = zigzag >> 1 ^ -(zigzag & 1)
+    steps[..., :1] += np.uint16(0x8000)
+    ordered = np.add.accumulate(steps, axis=-1, dtype=np.uint16)
+    bits = np.where(ordered >> 15, ordered ^ 0x8000, ~ordered).astype("<u2")
+    return bits.view("<f2").astype(np.float32)
+
+
+def max_packed_bytes(cells: int) -> int:
+    """No packed label of that many cells is longer: zstd stores what it cannot compress, in blocks of 128 KiB."""
+    return 4 + 2 * (cells + cells // 128 + 64)

@@ -1,0 +1,1 @@
+"""Published pseudo-labels of others into label shards, and label sets into their files."""
