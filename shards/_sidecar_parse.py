@@ -29,6 +29,7 @@ from shards._sidecar import (
     is_clip_key,
     sealed_json,
 )
+from shards._store import entry_at, is_remote
 from shards._tar import MAX_MEMBER_BYTES, tar_layout
 from shards.codecs._audio import AUDIO_CODECS, audio_suffix, max_audio_bytes
 from shards.codecs._label import LABEL_CODECS, check_label_codec, label_suffix, max_label_bytes
@@ -186,6 +187,9 @@ def _parse(content: bytes, path: Path, build: Callable[[Mapping[str, Any], Path]
 
 
 def read_sidecar_bytes(path: Path) -> bytes:
+    entry = None if is_remote(path) else entry_at(path)
+    if entry is not None and entry.kind == "special file":  # opening a pipe would wait for somebody to write to it
+        raise FormatError(f"{path}: {entry.needed}")
     try:
         with path.open("rb") as file:
             return file.read(MAX_SIDECAR_BYTES + 1)

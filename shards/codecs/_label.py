@@ -75,6 +75,7 @@ def encode_label(values: _Values, *, shape: tuple[int, ...], kind: str, codec: s
     check_label_codec(codec, shape, kind)
     if values.shape != shape:
         raise LabelRefused("wrong_shape", f"labels have shape {values.shape}, the target needs {shape}")
+    values = np.ascontiguousarray(values)  # a transposed view is no other label
     if codec == "npy":
         return encode_npy(values)
     head = _head(shape, kind, codec)

@@ -33,7 +33,9 @@ def fit_levels(logits: npt.NDArray[np.float32], levels: Levels) -> npt.NDArray[n
     balance = _Balance(levels, x, p, start, length, low.ravel(), high.ravel())
     balance.move_runs(level)
     line = np.repeat(level, length)
-    balance.move_parts(level, line, np.maximum(_SHARE * loss.sum(axis=1), _FLOOR * x.shape[1]))
+    tolerated = np.maximum(_SHARE * loss.sum(axis=1), _FLOOR * x.shape[1])
+    balance.move_parts(level, line, tolerated)
+    balance.move_stretches(line.reshape(x.shape), p, lowest, highest, tolerated)
     return line.astype(np.int16).reshape(x.shape)
 
 
@@ -86,6 +88,7 @@ class _Balance:
         self.x, self.start, self.length = x.ravel(), start, length
         self.row = start // x.shape[1]
         self.first_of_row = np.searchsorted(self.row, np.arange(len(x)))
+        self.quiet = levels.quiet
         quiet = high < levels.quiet
         self.low, self.high = low - quiet, high + quiet
         self.sum = np.concatenate(([0.0], np.cumsum(x)))
@@ -122,6 +125,35 @@ class _Balance:
             off[self.row[best]] += effect[best]
             for run in best:
                 line[self.start[run] : self.start[run] + frames[run]] = moved[run]
+
+    def move_stretches(
+        self,
+        line: _Ints,
+        p: _Floats,
+        lowest: npt.NDArray[np.int16],
+        highest: npt.NDArray[np.int16],
+        tolerated: _Floats,
+    ) -> None:
+        """What is still left over in a few rows, cells anywhere in a run even out, the longest stretches of such first.
+
+        Changes `line` [row, time] in place."""
+        x_of = self.x.reshape(line.shape)
+        off = ((self.q[line] - p) * x_of).sum(axis=1)
+        for row in np.flatnonzero(np.abs(off) > tolerated):
+            left, x, level = off[row], x_of[row], line[row]
+            moved = np.clip(level + np.where(left * x > 0, -1, 1), 0, len(self.q) - 1)
+            quiet = highest[row] < self.quiet
+            is_open = (moved >= lowest[row] - quiet) & (moved <= highest[row] + quiet)
+            effect = (self.q[moved] - self.q[level]) * x
+            borders = np.flatnonzero(np.diff(is_open, prepend=False, append=False)).reshape(-1, 2)
+            for first, end in borders[np.argsort(borders[:, 0] - borders[:, 1], kind="stable")]:
+                rest = left + np.cumsum(effect[first:end])
+                best = int(np.argmin(np.abs(rest)))
+                if abs(rest[best]) < abs(left):
+                    left, end = rest[best], first + best + 1
+                    level[first:end] = moved[first:end]
+                if abs(left) <= tolerated[row]:
+                    break
 
     def _off(self, level: _Ints) -> _Floats:
         """The change of each row."""

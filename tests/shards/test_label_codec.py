@@ -173,6 +173,25 @@ def test_every_finite_float16_comes_back_bit_exact(codec):
             )
 
 
+def test_rows_that_hardly_change_need_no_float16():
+    """Their runs cannot be moved as a whole, nor from the first frame on: cells within them have to."""
+    rng = np.random.default_rng(0)
+    drift = np.cumsum(rng.normal(0, 0.012, (200, 250)), axis=1)
+    values = (rng.uniform(-5.5, -3, (200, 1)) + drift).astype(np.float32)
+    content = encode_label(values, shape=values.shape, kind="logit", codec="small")
+    assert content[20] == 1  # after the head and two axes: runs of levels
+    assert len(content) < 12_000
+
+
+@pytest.mark.parametrize("codec", LABEL_CODECS)
+def test_a_view_in_another_order_is_the_same_label(codec):
+    """Many teachers end in a transposition."""
+    values = np.random.default_rng(0).normal(-3, 4, (40, 31)).astype(np.float32).T
+    views = (values, np.ascontiguousarray(values), np.repeat(values, 2, axis=1)[:, ::2])
+    contents = {encode_label(view, shape=(31, 40), kind="logit", codec=codec) for view in views}
+    assert len(contents) == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=labels())
 def test_master_rounds_as_the_struct_module_does(values):
