@@ -8,6 +8,7 @@ from ._pack import pack_stage as pack_stage
 from ._ray import machine_cpus as machine_cpus
 from ._ray import ray_session as ray_session
 from ._report import StageReport as StageReport
+from ._result import result_of as result_of
 from ._run import run_stage as run_stage
 from ._stage import Rejection as Rejection
 from ._stage import ShardFunction as ShardFunction

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs._manifest import merge_manifest, recover_rows
-from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs._result import result_of
+from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
 from jobs._wanted import LongMode, find_wanted
 from pipeline import (
@@ -149,7 +150,7 @@ def pack_stage(
         tasks=tuple(
             ShardTask(shard=shard, clips=len(rows)) for shard, rows in shards.items() if shard not in committed
         ),
-        done=tuple(_result(sidecar) for sidecar in committed.values()),
+        done=tuple(result_of(sidecar) for sidecar in committed.values()),
         output=output,
         notes={
             "extra": wanted.extra,
@@ -212,7 +213,7 @@ def pack_shard(config: PackConfig, task: ShardTask) -> ShardResult:
         started_s = time.perf_counter()
         sidecar = writer.commit()
         seconds["commit"] += time.perf_counter() - started_s
-    return _result(sidecar, seconds)
+    return result_of(sidecar, seconds)
 
 
 def _decode_row(config: PackConfig, row: ManifestRow) -> tuple[PcmClip | ClipRejected, float]:
@@ -285,19 +286,6 @@ def _labelled(table: pa.Table, column: str) -> set[str]:
     """Keys of the clips that have labels in `column`; of events, the clips that were annotated."""
     has = table.column("strong_annotated") if column == "events" else pc.is_valid(table.column(column))
     return set(table.column("key").filter(has).to_pylist())
-
-
-def _result(sidecar: AudioSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
-    refused = sidecar.rejected
-    rows = zip(refused.key, refused.reason, refused.detail, strict=True)
-    return ShardResult(
-        shard=sidecar.shard,
-        stored=len(sidecar.clips.key),
-        rejected=dict(Counter(refused.reason)),
-        bytes=sidecar.tar_bytes,
-        seconds=seconds or {},
-        rejections=tuple(Rejection(key=key, reason=reason, detail=detail) for key, reason, detail in rows),
-    )
 
 
 def _software() -> dict[str, str]:

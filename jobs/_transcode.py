@@ -13,10 +13,11 @@ import numpy as np
 
 from jobs._ray import machine_cpus, ray_session, resolve_address
 from jobs._report import REPORT_NAME
+from jobs._result import result_of
 from jobs._run import run_stage
 from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
-from jobs._transcode_labels import labels_stage, result_of
+from jobs._transcode_labels import labels_stage
 from jobs._transcode_plan import (
     Spans,
     assign,

@@ -3,14 +3,14 @@
 import functools
 import hashlib
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs._stage import Rejection, ShardFunction, ShardResult, ShardTask, Stage
+from jobs._result import result_of
+from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
 from pipeline import IntegrityError, UsageError, atomic_path, sweep_partial, write_atomic
-from shards import AudioSidecar, Dataset, LabelSidecar, check_tar_size, read_label_sidecar, sidecar_paths
+from shards import Dataset, check_tar_size, read_label_sidecar, sidecar_paths
 
 _BLOCK_BYTES = 1 << 20
 
@@ -85,17 +85,3 @@ def copy_label_shard(config: CopyConfig, task: ShardTask) -> ShardResult:
             )
     write_atomic(copied, content)
     return result_of(sidecar, {"copy": time.perf_counter() - started_s})
-
-
-def result_of(sidecar: AudioSidecar | LabelSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
-    """What became of a committed shard, for the report."""
-    refused = sidecar.failed if isinstance(sidecar, LabelSidecar) else sidecar.rejected
-    rows = zip(refused.key, refused.reason, refused.detail, strict=True)
-    return ShardResult(
-        shard=sidecar.shard,
-        stored=sum(map(bool, sidecar.clips.length)),
-        rejected=dict(Counter(refused.reason)),
-        bytes=sidecar.tar_bytes,
-        seconds=seconds or {},
-        rejections=tuple(Rejection(key=key, reason=reason, detail=detail) for key, reason, detail in rows),
-    )

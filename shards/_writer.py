@@ -119,6 +119,8 @@ class _ShardWriter:
         try:
             write_atomic(self.path, content)
         except BaseException:
+            # It may have been renamed and not been synced, so it goes first.
+            self.path.unlink(missing_ok=True)
             tar.unlink(missing_ok=True)
             raise
         if not tar.exists() or tar.stat().st_ino != own:

@@ -3,10 +3,10 @@
 import json
 import platform
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs import Rejection, ShardResult, ShardTask, Stage, stop_if_asked
+from jobs import ShardResult, ShardTask, Stage, result_of, stop_if_asked
 from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json, waveform_into
 from shards import (
     AudioReader,
@@ -102,7 +102,7 @@ def label_stage(
             _check_same(earlier, shard, provenance)
             check_tar_size(earlier)
         if earlier is not None and _UNREADABLE not in earlier.failed.reason:
-            done.append(_result(earlier))
+            done.append(result_of(earlier))
         else:
             tasks.append(ShardTask(shard=shard.shard, clips=len(shard.clips.key)))
     return Stage(
@@ -146,7 +146,7 @@ def label_shard(config: LabelConfig, teacher: Teacher, task: ShardTask) -> Shard
             logits = _timed(seconds, "teacher", lambda batch=batch: _logits(teacher, batch))
             _timed(seconds, "write", lambda batch=batch, logits=logits: _write(writer, batch, logits))
         sidecar = _timed(seconds, "commit", writer.commit)
-    return _result(sidecar, seconds=dict(seconds))
+    return result_of(sidecar, seconds=dict(seconds))
 
 
 @dataclass(frozen=True)
@@ -231,20 +231,6 @@ def _check_same(labels: LabelSidecar, audio: AudioSidecar, provenance: str) -> N
         raise UsageError(
             f"{labels.path} labels other audio than {audio.path} holds: remove the label shard and label again"
         )
-
-
-def _result(sidecar: LabelSidecar, seconds: dict[str, float] | None = None) -> ShardResult:
-    rejected = dict(Counter(sidecar.failed.reason))
-    return ShardResult(
-        shard=sidecar.shard,
-        stored=len(sidecar.clips.key) - sum(rejected.values()),
-        rejected=rejected,
-        bytes=sidecar.tar_bytes,
-        seconds=seconds or {},
-        rejections=tuple(
-            Rejection(key=k, reason=r, detail=d) for k, r, d in zip(*astuple(sidecar.failed), strict=True)
-        ),
-    )
 
 
 def _only_audio(dataset: Dataset, split: str) -> str:

@@ -32,6 +32,7 @@ from shards import (
     write_manifest,
 )
 from shards._sidecar import sidecar_bytes
+from shards.codecs import _audio_fast
 from tests.jobs.transcode_killed import tree
 from tests.shards.small_dataset import VOCABULARY, write_split
 from tests.shards.varied_dataset import FOA, LABELS, MONO, PLAN, manifest_rows, write_audio_shard, write_varied
@@ -402,9 +403,7 @@ def test_wrong_use_writes_nothing(varied: Path, tmp_path: Path, monkeypatch: pyt
         with pytest.raises(UsageError, match=message):
             copy(**arguments)
     monkeypatch.setitem(sys.modules, "numcodecs", None)
-    monkeypatch.setattr(
-        "shards.codecs._audio_fast._blosc", __import__("shards.codecs._audio_fast")._audio_codec_fast._blosc.__wrapped__
-    )
+    monkeypatch.setattr(_audio_fast, "_blosc", _audio_fast._blosc.__wrapped__)
     with pytest.raises(UsageError, match="pip install"):
         copy(varied, out)
     assert not out.exists()

@@ -83,15 +83,15 @@ def killed_at_random_times(kills: int, seed: int) -> list[str]:
     return complaints
 
 
-def full_at_every_call() -> list[str]:
-    """No space left for the n-th thing asked of the file system, for every n."""
+def full_at_every_call(stride: int) -> list[str]:
+    """No space left from the n-th thing on that is asked of the file system, for every `stride`-th n."""
     old, new = _trees()
     with _copy() as root:
         calls = interrupted.file_calls(lambda: work(root))
     assert calls > 20, calls
     return [
         complaint
-        for call in range(calls)
+        for call in range(0, calls, stride)
         for complaint in _disturbed(
             f"full at call {call}", old, new, lambda job, call=call: interrupted.full_at_call(call, job), REFUSED
         )

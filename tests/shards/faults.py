@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pipeline import canonical_json
 from shards import AudioSidecar, Dataset, LabelSidecar, ProblemKind, read_audio_sidecar, read_label_sidecar
-from shards._sidecar import checksum
+from shards._sidecar import sealed_json
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _put(path: Path, content: Content) -> None:
 def signed(value: Mapping[str, Any]) -> bytes:
     """A sidecar in the canonical spelling with the checksum that belongs to it, as a careful forger would write it."""
     body = {name: entry for name, entry in value.items() if name != "sha256"}
-    return f"{canonical_json({**body, 'sha256': checksum(body)})}\n".encode()
+    return sealed_json(body)
 
 
 def kinds(names: str) -> frozenset[ProblemKind]:

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
+from unittest import mock
 
 import pipeline._atomic
 import pipeline._sealed
@@ -31,8 +32,11 @@ DONE, REFUSED, CRASHED = 0, 1, 2
 
 
 def alone(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """`function(*arguments)` in a fresh process without threads."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    """`function(*arguments)` in a fresh process without threads, those of numpy's libraries included."""
+    with (
+        mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
         return pool.submit(function, *arguments).result()
 
 

@@ -11,7 +11,7 @@ from tests.shards.interrupted import alone
 
 @pytest.mark.campaign
 def test_killed_at_every_point_of_a_write(campaign):
-    complaints = alone(crashes.killed_at_every_point, 1 if campaign else 13, 5)
+    complaints = alone(crashes.killed_at_every_point, 1 if campaign else 17, 5)
     assert complaints == []
 
 
@@ -21,8 +21,9 @@ def test_killed_at_random_moments(campaign):
     assert complaints == []
 
 
-def test_no_space_for_any_file():
-    complaints = alone(crashes.full_at_every_call)
+@pytest.mark.campaign
+def test_no_space_for_any_file(campaign):
+    complaints = alone(crashes.full_at_every_call, 1 if campaign else 2)
     assert complaints == []
 
 
