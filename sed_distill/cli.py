@@ -32,13 +32,13 @@ def _parser() -> argparse.ArgumentParser:
         _add_pack,
         _add_transcode,
         _add_label,
+        _add_import_labels,
+        _add_export_labels,
+        _add_attach,
         _add_verify,
         _add_repair,
         _add_index,
         _add_info,
-        _add_attach,
-        _add_import_labels,
-        _add_export_labels,
     ):
         add(commands)
     return parser
@@ -103,6 +103,25 @@ def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add_run_arguments(parser)
 
 
+def _add_transcode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from jobs import add_run_arguments
+
+    parser = _command(
+        commands, "transcode", _transcode, "Make a training copy of a dataset with its audio in another codec.",
+        "sed-distill transcode --dataset DATA --out /local/DATA --codec fast",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset to copy: a folder or s3://bucket/prefix")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the copy; one that is there is completed")
+    parser.add_argument(
+        "--codec", required=True, choices=("flac", "pcm16", "fast"),
+        help="fast: decodes in a ninth of FLAC's time; pcm16: no decoding; flac: smallest; all lossless",
+    )  # fmt: skip
+    parser.add_argument("--split", nargs="+", default=[], help="splits to copy (default: all)")
+    parser.add_argument("--audio", nargs="+", default=[], metavar="SPEC", help="audio specs to copy (default: all)")
+    parser.add_argument("--clips-per-shard", type=int, help="shard the audio anew (default: the shards of the dataset)")
+    add_run_arguments(parser)
+
+
 def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from teachers import add_label_arguments
 
@@ -111,6 +130,66 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "sed-distill label --dataset DATA --split weak --teacher beats=BEATs_strong_1.pt --labels beats",
     )  # fmt: skip
     add_label_arguments(parser, default_split=None)
+
+
+def _add_import_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "import-labels", _import_labels, "Import published pseudo-labels, checked against the hard labels.",
+        "sed-distill import-labels --dataset DATA --split strong --labels ensemble --format pretrained-sed --file F.h5",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset folder, packed")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument(
+        "--format", required=True, choices=("pretrained-sed", "efficientat", "ced", "sat"), help="whose files they are"
+    )
+    parser.add_argument("--file", required=True, type=Path, nargs="+", help="HDF5, .npy or parquet of labels")
+    parser.add_argument(
+        "--index", type=Path, nargs="+", default=[],
+        help="efficientat: JSON or CSV of names and rows; ced: the parquet of each file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tail", help="ced, sat: what classes outside of the top k are: zero, last-mean, last-half or constant=P"
+    )
+    parser.add_argument("--chunk-s", type=float, help="ced, sat: seconds of a chunk (ced: 10 by default)")
+    parser.add_argument("--augmented", action="store_true", help="ced: take labels of randomly augmented views")
+    parser.add_argument("--audio", help="audio set that gets labels, if the split has several")
+    parser.add_argument(
+        "--codec", choices=("master", "faithful", "small"), default="master", help="label codec (default: master)"
+    )
+    parser.add_argument("--reference", help="label set to estimate the lag against, instead of the strong hard labels")
+    parser.add_argument("--unchecked", action="store_true", help="import even if class order or names cannot be right")
+    parser.add_argument("--allow-lag", action="store_true", help="import even with a large lag, or with an unknown one")
+
+
+def _add_export_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "export-labels", _export_labels, "Export frame logits for training code of others.",
+        "sed-distill export-labels --dataset DATA --split strong --labels beats --format pretrained-sed --out F.h5",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="dataset folder")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="label set to export: 40 ms logits of the 447 classes")
+    parser.add_argument("--format", required=True, choices=("pretrained-sed",), help="layout of the file")
+    parser.add_argument("--out", required=True, type=Path, help="HDF5 file to write")
+
+
+def _add_attach(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "attach", _attach, "Attach a published label set to this copy of its clips.",
+        "sed-distill attach --from beats-labels/ --dataset DATA --split strong --labels beats",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", required=True, dest="source", help="folder of the set: its tars and .json, or a prefix on a store"
+    )
+    parser.add_argument("--dataset", required=True, help="dataset folder, packed from any decode of the clips")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, help="name of the label set to write")
+    parser.add_argument("--audio", help="audio set that gets labels (default: the one labelled, else the only one)")
+    parser.add_argument(
+        "--max-refused", type=int, default=0, metavar="N",
+        help="go without the labels of up to N clips whose audio is shifted or differs (default: 0)",
+    )  # fmt: skip
 
 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -186,86 +265,26 @@ def _pack(arguments: argparse.Namespace) -> int:
     return run_stage_from(stage, arguments)
 
 
+def _transcode(arguments: argparse.Namespace) -> int:
+    from jobs import run_stages_from, transcode_stages
+
+    dataset = arguments.dataset
+    stages = transcode_stages(
+        dataset=dataset if "://" in dataset else Path(dataset).absolute(),
+        out=arguments.out.absolute(),
+        codec=arguments.codec,
+        splits=arguments.split,
+        audio=arguments.audio,
+        clips_per_shard=arguments.clips_per_shard,
+    )
+    return run_stages_from(stages, arguments)
+
+
 def _label(arguments: argparse.Namespace) -> int:
     from teachers import run_label
 
     arguments.dataset = str(Path(arguments.dataset).absolute())
     return run_label(arguments)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from sed_distill._verify import run_verify
-
-    return run_verify(arguments)
-
-
-def _repair(arguments: argparse.Namespace) -> int:
-    from sed_distill._repair import run_repair
-
-    return run_repair(arguments)
-
-
-def _index(arguments: argparse.Namespace) -> int:
-    from shards import Dataset, dataset_folders, open_index
-
-    dataset = Dataset.open(arguments.dataset)
-    stored = True
-    for folder, kind in dataset_folders(dataset):
-        started = time.monotonic()
-        index = open_index(folder, kind)
-        stored = stored and index.stored
-        took = f"{len(index):,} clips, {len(index.shards):,} shards, {time.monotonic() - started:.1f} s"
-        print(f"{folder.relative_to(dataset.root)}: {took}{'' if index.stored else '; cannot be stored there'}")
-    return 0 if stored else 1
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    from shards import describe
-
-    print(describe(arguments.dataset), end="")
-    return 0
-
-
-def _add_import_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(
-        commands, "import-labels", _import_labels, "Import published pseudo-labels, checked against the hard labels.",
-        "sed-distill import-labels --dataset DATA --split strong --labels ensemble --format pretrained-sed --file F.h5",
-    )  # fmt: skip
-    parser.add_argument("--dataset", required=True, help="dataset folder, packed")
-    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
-    parser.add_argument("--labels", required=True, help="name of the label set to write")
-    parser.add_argument(
-        "--format", required=True, choices=("pretrained-sed", "efficientat", "ced", "sat"), help="whose files they are"
-    )
-    parser.add_argument("--file", required=True, type=Path, nargs="+", help="HDF5, .npy or parquet of labels")
-    parser.add_argument(
-        "--index", type=Path, nargs="+", default=[],
-        help="efficientat: JSON or CSV of names and rows; ced: the parquet of each file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--tail", help="ced, sat: what classes outside of the top k are: zero, last-mean, last-half or constant=P"
-    )
-    parser.add_argument("--chunk-s", type=float, help="ced, sat: seconds of a chunk (ced: 10 by default)")
-    parser.add_argument("--augmented", action="store_true", help="ced: take labels of randomly augmented views")
-    parser.add_argument("--audio", help="audio set that gets labels, if the split has several")
-    parser.add_argument(
-        "--codec", choices=("master", "faithful", "small"), default="master", help="label codec (default: master)"
-    )
-    parser.add_argument("--reference", help="label set to estimate the lag against, instead of the strong hard labels")
-    parser.add_argument("--unchecked", action="store_true", help="import even if class order or names cannot be right")
-    parser.add_argument("--allow-lag", action="store_true", help="import even with a large lag, or with an unknown one")
-
-
-def _add_export_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(
-        commands, "export-labels", _export_labels, "Export frame logits for training code of others.",
-        "sed-distill export-labels --dataset DATA --split strong --labels beats --format pretrained-sed --out F.h5",
-    )  # fmt: skip
-    parser.add_argument("--dataset", required=True, help="dataset folder")
-    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
-    parser.add_argument("--labels", required=True, help="label set to export: 40 ms logits of the 447 classes")
-    parser.add_argument("--format", required=True, choices=("pretrained-sed",), help="layout of the file")
-    parser.add_argument("--out", required=True, type=Path, help="HDF5 file to write")
 
 
 def _import_labels(arguments: argparse.Namespace) -> int:
@@ -305,6 +324,56 @@ def _export_labels(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _attach(arguments: argparse.Namespace) -> int:
+    from shards import attach_labels
+
+    with _counting("attach") as progress:
+        report = attach_labels(
+            arguments.dataset,
+            arguments.split,
+            arguments.labels,
+            arguments.source,
+            audio=arguments.audio,
+            max_refused=arguments.max_refused,
+            progress=progress,
+        )
+    print("\n".join(report.lines()))
+    return 1 if report.problem else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from sed_distill._verify import run_verify
+
+    return run_verify(arguments)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from sed_distill._repair import run_repair
+
+    return run_repair(arguments)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from shards import Dataset, dataset_folders, open_index
+
+    dataset = Dataset.open(arguments.dataset)
+    stored = True
+    for folder, kind in dataset_folders(dataset):
+        started = time.monotonic()
+        index = open_index(folder, kind)
+        stored = stored and index.stored
+        took = f"{len(index):,} clips, {len(index.shards):,} shards, {time.monotonic() - started:.1f} s"
+        print(f"{folder.relative_to(dataset.root)}: {took}{'' if index.stored else '; cannot be stored there'}")
+    return 0 if stored else 1
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from shards import describe
+
+    print(describe(arguments.dataset), end="")
+    return 0
+
+
 @contextlib.contextmanager
 def _counting(command: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress function that prints a line to stderr every 10 s, and stops where a signal asked for it."""
@@ -321,72 +390,3 @@ def _counting(command: str) -> Iterator[Callable[[str, int, int], None]]:
 
     with stop_signals():
         yield show
-
-
-def _add_transcode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from jobs import add_run_arguments
-
-    parser = _command(
-        commands, "transcode", _transcode, "Make a training copy of a dataset with its audio in another codec.",
-        "sed-distill transcode --dataset DATA --out /local/DATA --codec fast",
-    )  # fmt: skip
-    parser.add_argument("--dataset", required=True, help="dataset to copy: a folder or s3://bucket/prefix")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the copy; one that is there is completed")
-    parser.add_argument(
-        "--codec", required=True, choices=("flac", "pcm16", "fast"),
-        help="fast: decodes in a ninth of FLAC's time; pcm16: no decoding; flac: smallest; all lossless",
-    )  # fmt: skip
-    parser.add_argument("--split", nargs="+", default=[], help="splits to copy (default: all)")
-    parser.add_argument("--audio", nargs="+", default=[], metavar="SPEC", help="audio specs to copy (default: all)")
-    parser.add_argument("--clips-per-shard", type=int, help="shard the audio anew (default: the shards of the dataset)")
-    add_run_arguments(parser)
-
-
-def _transcode(arguments: argparse.Namespace) -> int:
-    from jobs import run_stages_from, transcode_stages
-
-    dataset = arguments.dataset
-    stages = transcode_stages(
-        dataset=dataset if "://" in dataset else Path(dataset).absolute(),
-        out=arguments.out.absolute(),
-        codec=arguments.codec,
-        splits=arguments.split,
-        audio=arguments.audio,
-        clips_per_shard=arguments.clips_per_shard,
-    )
-    return run_stages_from(stages, arguments)
-
-
-def _add_attach(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(
-        commands, "attach", _attach, "Attach a published label set to this copy of its clips.",
-        "sed-distill attach --from beats-labels/ --dataset DATA --split strong --labels beats",
-    )  # fmt: skip
-    parser.add_argument(
-        "--from", required=True, dest="source", help="folder of the set: its tars and .json, or a prefix on a store"
-    )
-    parser.add_argument("--dataset", required=True, help="dataset folder, packed from any decode of the clips")
-    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
-    parser.add_argument("--labels", required=True, help="name of the label set to write")
-    parser.add_argument("--audio", help="audio set that gets labels (default: the one labelled, else the only one)")
-    parser.add_argument(
-        "--max-refused", type=int, default=0, metavar="N",
-        help="go without the labels of up to N clips whose audio is shifted or differs (default: 0)",
-    )  # fmt: skip
-
-
-def _attach(arguments: argparse.Namespace) -> int:
-    from shards import attach_labels
-
-    with _counting("attach") as progress:
-        report = attach_labels(
-            arguments.dataset,
-            arguments.split,
-            arguments.labels,
-            arguments.source,
-            audio=arguments.audio,
-            max_refused=arguments.max_refused,
-            progress=progress,
-        )
-    print("\n".join(report.lines()))
-    return 1 if report.problem else 0

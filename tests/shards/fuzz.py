@@ -7,6 +7,7 @@ What a reader may do with an input: give something of the right shape, the same 
 project. `MEMORY_BYTES` is what it may take for that beyond what the process had before.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -97,7 +98,7 @@ def sidecar_text(rng: random.Random, inputs: Inputs) -> None:
             at = value
             for name in place[:-1]:
                 at = at[name]
-            at[place[-1]] = rng.choice(_VALUES)
+            at[place[-1]] = copy.deepcopy(rng.choice(_VALUES))
         with suppress(ValueError, TypeError):
             content = signed(value)
     elif way == "bytes":
