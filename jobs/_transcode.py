@@ -1,20 +1,13 @@
 """The transcode stage: a local copy of a dataset with its audio in another codec, and its labels as they are."""
 
-import argparse
-import contextlib
 import functools
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from jobs._ray import machine_cpus, ray_session, resolve_address
-from jobs._report import REPORT_NAME
+from jobs._pack import check_clips_per_shard
 from jobs._result import result_of
-from jobs._run import run_stage
 from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
 from jobs._transcode_labels import labels_stage
@@ -29,7 +22,6 @@ from jobs._transcode_plan import (
     stored_in,
 )
 from pipeline import (
-    AudioSpec,
     FormatError,
     IntegrityError,
     UsageError,
@@ -46,9 +38,9 @@ from shards import (
     Dataset,
     ManifestRow,
     by_shard,
+    check_audio_codec,
     check_tar_size,
     command_arguments,
-    encode_audio,
     read_audio_sidecar,
     read_manifest,
     sidecar_paths,
@@ -87,10 +79,11 @@ def transcode_stages(
     other, IntegrityError for a committed shard that is damaged.
     """
     source, copy = Dataset.open(dataset), Dataset(out)
-    _check_arguments(source, copy, codec, clips_per_shard)
+    _check_arguments(source, copy, clips_per_shard)
     chosen_splits = _chosen(splits, source.splits(), f"{source.root}: splits")
     specs = sorted({spec for split in chosen_splits for spec in source.audio_specs(split)})
     chosen_specs = _chosen(audio, specs, f"{source.root}: audio specs")
+    _check_codecs([source.audio_folder(split, spec) for split in chosen_splits for spec in chosen_specs], codec)
 
     def command(split: str, spec: str) -> tuple[str, ...]:
         return command_arguments(
@@ -178,33 +171,6 @@ def transcode_shard(config: TranscodeConfig, task: ShardTask) -> ShardResult:
     return result_of(sidecar, seconds)
 
 
-def run_stages_from(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
-    """Run one stage after the other as the arguments say, in one Ray; prints a summary of each.
-
-    Returns the highest exit code. Once a stage is stopped, the following ones do not begin.
-    """
-    codes = []
-    with contextlib.ExitStack() as session:
-        if arguments.executor == "ray" and any(stage.tasks for stage in stages):
-            address = resolve_address(arguments.ray_address, os.environ)
-            session.enter_context(ray_session(address, cpus=max(machine_cpus(), arguments.workers or 0)))
-        for stage in stages:
-            report = run_stage(
-                stage,
-                executor=arguments.executor,
-                workers=arguments.workers,
-                ray_address=arguments.ray_address,
-                max_rejected=arguments.max_rejected,
-            )
-            codes.append(report.exit_code)
-            print(report.summary())
-            if report.rejected or report.exit_code:
-                print(f"which and why: {stage.output / REPORT_NAME}")
-            if report.stopped:
-                break
-    return max(codes)
-
-
 def _audio_stage(
     source: Dataset, copy: Dataset, split: str, spec: str, codec: str, clips_per_shard: int | None
 ) -> Stage:
@@ -284,10 +250,9 @@ def _copy_hard(path: Path, copied: Path) -> None:
         write_atomic(copied, content)
 
 
-def _check_arguments(source: Dataset, copy: Dataset, codec: str, clips_per_shard: int | None) -> None:
-    encode_audio(np.zeros(1, np.int16), AudioSpec(), codec)  # says now what every worker would
-    if clips_per_shard is not None and clips_per_shard < 1:
-        raise UsageError(f"clips per shard are {clips_per_shard}, need at least 1")
+def _check_arguments(source: Dataset, copy: Dataset, clips_per_shard: int | None) -> None:
+    if clips_per_shard is not None:
+        check_clips_per_shard(clips_per_shard)
     for dataset in (source, copy):
         if isinstance(dataset.root, Path) and not dataset.root.is_absolute():
             raise UsageError(f"{dataset.root} is relative, a job needs absolute paths: it may run in another folder")
@@ -295,6 +260,16 @@ def _check_arguments(source: Dataset, copy: Dataset, codec: str, clips_per_shard
         here, there = source.root.resolve(), copy.root.resolve()
         if here.is_relative_to(there) or there.is_relative_to(here):
             raise UsageError(f"--out {copy.root} and dataset {source.root} lie in each other; give another folder")
+
+
+def _check_codecs(folders: Iterable[Path], codec: str) -> None:
+    """Say now what every worker would: whether each audio spec can be decoded here, and encoded in `codec`."""
+    checked: set[tuple[str, AudioSpec]] = set()
+    for path in (path for folder in folders for path in sidecar_paths(folder)[:1]):
+        sidecar = read_audio_sidecar(path)
+        needed = {(codec, sidecar.spec), (sidecar.codec, sidecar.spec)}
+        for codec_and_spec in needed
+            check_audio_codec(name, spec)
 
 
 def _chosen(asked: Collection[str], there: Sequence[str], what: str) -> tuple[str, ...]:

@@ -89,3 +89,6 @@ from .foreign._report import ImportReport as ImportReport
 from .foreign._source import IMPORT_FORMATS as IMPORT_FORMATS
 from .foreign._source import ForeignFiles as ForeignFiles
 from .foreign._source import ImportFormat as ImportFormat
+from ._sidecar_parse import parse_label_sidecar as parse_label_sidecar
+from ._sidecar_parse import read_sidecar_bytes as read_sidecar_bytes
+from .codecs._audio import check_audio_codec as check_audio_codec

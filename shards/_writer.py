@@ -4,6 +4,7 @@ An existing shard of the same number is replaced. The same clips in the same ord
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -28,7 +29,6 @@ from pipeline import (
     acoustic_fingerprint,
     atomic_path,
     pcm_identity,
-    write_atomic,
 )
 from shards._failures import LABEL_FAILURES
 from shards._sidecar import (
@@ -95,6 +95,8 @@ class _ShardWriter:
         if self._file is None:
             raise UsageError(f"{self.path}: is not being written; commit() once, inside the with-statement")
         sha256 = self._tar.finish()
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
         return {
             "path": self.path,
@@ -105,26 +107,35 @@ class _ShardWriter:
             "software": self._software,
         }
 
-    def _publish(self, content: bytes) -> None:
-        """The old sidecar goes before its tar, the new one comes after its own: none ever describes another tar.
+    def _publish(self, content: bytes, tar_sha256: str) -> None:
+        """All that needs room is written first. Then the old sidecar goes, the new tar comes, and its sidecar last.
 
-        Of two writers of one shard, of which each may take the other for dead, at least one finds here that the tar is
-        not its own and takes its commit back: the shard is then missing, not mixed.
+        Until the old sidecar goes, a failure leaves the shard that was there. Two writers of one shard, each of which
+        may take the other for dead, can only meet between two renames; who then finds another's tar under its own
+        sidecar takes the sidecar back, unless both wrote the same bytes.
         """
         tar = self.path.with_suffix(".tar")
-        own = os.stat(self._temporary).st_ino
-        self.path.unlink(missing_ok=True)
-        self._file = None
-        self._open.close()
+        own = self._temporary.stat().st_ino
         try:
-            write_atomic(self.path, content)
+            with atomic_path(self.path) as sidecar:
+                with sidecar.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.path.unlink(missing_ok=True)
+                self._file = None
+                self._open.close()
+                self.path.unlink(missing_ok=True)
         except BaseException:
-            # It may have been renamed and not been synced, so it goes first.
-            self.path.unlink(missing_ok=True)
-            tar.unlink(missing_ok=True)
+            if _inode(tar) == own:
+                self.path.unlink(missing_ok=True)
+                tar.unlink(missing_ok=True)
             raise
-        if not tar.exists() or tar.stat().st_ino != own:
-            if self.path.exists() and self.path.read_bytes() == content:
+        if _inode(tar) != own:
+            same = self.path.exists() and self.path.read_bytes() == content
+            if same and tar.exists() and _sha256(tar) == tar_sha256:
+                return
+            if same:
                 self.path.unlink(missing_ok=True)
             raise IntegrityError(f"{tar}: was replaced by another writer while this one committed; run it again")
 
@@ -202,7 +213,7 @@ class AudioShardWriter(_ShardWriter):
         )
         content = sidecar_bytes(sidecar)
         written = parse_audio_sidecar(content, self.path)
-        self._publish(content)
+        self._publish(content, sidecar.tar_sha256)
         return written
 
 
@@ -271,7 +282,7 @@ class LabelShardWriter(_ShardWriter):
         )
         content = sidecar_bytes(sidecar)
         written = parse_label_sidecar(content, self.path)
-        self._publish(content)
+        self._publish(content, sidecar.tar_sha256)
         return written
 
     def _add(self, key: str, content: bytes) -> None:
@@ -293,6 +304,18 @@ def _columns(kind: type[_Columns], rows: Sequence[tuple[Any, ...]]) -> _Columns:
     names = [field.name for field in fields(kind)]
     columns = zip(*rows, strict=True) if rows else ((),) * len(names)
     return kind(**dict(zip(names, columns, strict=True)))
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _one_line(detail: str) -> str:

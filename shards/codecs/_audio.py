@@ -29,6 +29,15 @@ def max_audio_bytes(spec: AudioSpec, codec: str) -> int:
     return int(_module(codec).max_bytes(spec))
 
 
+def check_audio_codec(codec: str, spec: AudioSpec) -> None:
+    """Whether clips of `spec` can be made and read here in `codec`, asked before a job begins.
+
+    Raises UsageError for a codec that is none, needs a library that is not installed, or cannot hold `spec`.
+    """
+    shape = (1,) if spec.channels == 1 else (spec.channels, 1)
+    encode_audio(np.zeros(shape, np.int16), spec, codec)
+
+
 def encode_audio(pcm: npt.NDArray[np.int16], spec: AudioSpec, codec: str) -> bytes:
     """Int16 [n], or [channels, n] if there are several, n >= 1 -> the member, decoded again and compared.
 

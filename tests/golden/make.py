@@ -6,6 +6,7 @@ Run once for a version, when it becomes final. Later versions of sed-distill mus
 import hashlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from shards import (
     AudioShardWriter,
     AudioSidecar,
     Dataset,
+    KeyMode,
     LabelReader,
     LabelShardWriter,
     ManifestRow,
@@ -23,41 +25,73 @@ from shards import (
     write_manifest,
 )
 
-KEYS = {
-    "weak": (("aaaaaaaaaaa_0", "bbbbbbbbbbb_30000"), ("-cccccccccc_1000",)),
-    "strong": (("ddddddddddd_0", "eeeeeeeeeee_0"),),
-}
-REJECTED = "fffffffffff_0"
-AUDIO = (
-    (AudioSpec(), "flac"),
-    (AudioSpec(sample_rate=32_000), "fast"),
-    (AudioSpec(sample_rate=24_000, layout="foa", clip_ms=5_000), "pcm16"),
+_SOME = Vocabulary(audioset_strong_447().mids[:40], audioset_strong_447().names[:40])
+_FEW = Vocabulary(("/m/09x0r", "/m/0bt9lr"), ("Speech", "Dog"))
+_FRAMES = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=_SOME)
+_CLIP = TargetSpec(axes=("class",), kind="probability", vocabulary=_FEW, hop_ms=None, frames=None)
+_CHUNKS = TargetSpec(
+    axes=("class", "time"), kind="probability", vocabulary=_FEW, context_ms=4_000, hop_ms=4_000, frames=3
 )
-FEW = Vocabulary(("/m/09x0r", "/m/0bt9lr"), ("Speech", "Dog"))
-SOME = Vocabulary(audioset_strong_447().mids[:40], audioset_strong_447().names[:40])
-FRAMES = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=SOME)
-CLIP = TargetSpec(axes=("class",), kind="probability", vocabulary=FEW, hop_ms=None, frames=None)
-CHUNKS = TargetSpec(
-    axes=("class", "time"), kind="probability", vocabulary=FEW, context_ms=4_000, hop_ms=4_000, frames=3
-)
-DIRECTION = TargetSpec(
+# One frame has no others to even its loss out: `small` stores such labels as float16 logits.
+_ONE_LOGIT = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=_SOME, hop_ms=10_000, frames=1)
+_ONE_PROBABILITY = TargetSpec(axes=("class", "time"), kind="probability", vocabulary=_SOME, hop_ms=10_000, frames=1)
+_DIRECTION = TargetSpec(
     axes=("time", "track", "xyz"), kind="unit_vector", context_ms=5_000, hop_ms=100, frames=50, tracks=3
 )
-LABELS = (
-    ("frames-master", AUDIO[0][0], FRAMES, "master"),
-    ("frames-faithful", AUDIO[0][0], FRAMES, "faithful"),
-    ("frames-small", AUDIO[0][0], FRAMES, "small"),
-    ("clip-small", AUDIO[0][0], CLIP, "small"),
-    ("chunks-faithful", AUDIO[1][0], CHUNKS, "faithful"),
-    ("direction", AUDIO[2][0], DIRECTION, "master"),
-)
+MONO, FINE, FOA = AudioSpec(), AudioSpec(sample_rate=32_000), AudioSpec(sample_rate=24_000, layout="foa", clip_ms=5_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A dataset: its shards by split, one more clip that was rejected, its audio sets and its label sets.
+
+    Clips whose key starts with "-" have no label.
+    """
+
+    keys: KeyMode
+    shards: dict[str, tuple[tuple[str, ...], ...]]
+    rejected: str
+    audio: tuple[tuple[AudioSpec, str], ...]
+    labels: tuple[tuple[str, AudioSpec, TargetSpec, str], ...]
+
+
+GOLDEN = {
+    "audioset": Golden(
+        keys="audioset",
+        shards={
+            "weak": (("aaaaaaaaaaa_0", "bbbbbbbbbbb_30000"), ("-cccccccccc_1000",)),
+            "strong": (("ddddddddddd_0", "eeeeeeeeeee_0"),),
+        },
+        rejected="fffffffffff_0",
+        audio=((MONO, "flac"), (FINE, "fast"), (FOA, "pcm16")),
+        labels=(
+            ("frames-master", MONO, _FRAMES, "master"),
+            ("frames-faithful", MONO, _FRAMES, "faithful"),
+            ("frames-small", MONO, _FRAMES, "small"),
+            ("clip-small", MONO, _CLIP, "small"),
+            ("chunks-faithful", FINE, _CHUNKS, "faithful"),
+            ("direction", FOA, _DIRECTION, "master"),
+        ),
+    ),
+    # A member's name of over 100 bytes has a PAX header.
+    "path": Golden(
+        keys="path",
+        shards={"weak": (("%2F".join(["folder"] * 15) + "%2Eflac_0", "b%2Ewav_0"),)},
+        rejected="c%2Ewav_0",
+        audio=((MONO, "flac"),),
+        labels=(
+            ("frames-npy", MONO, _FRAMES, "npy"),
+            ("one-logit", MONO, _ONE_LOGIT, "small"),
+            ("one-probability", MONO, _ONE_PROBABILITY, "small"),
+        ),
+    ),
+}
 
 
 def numbers(name: str, count: int) -> npt.NDArray[np.float64]:
     """`count` numbers in [0, 1) that follow from `name` on every machine and with every library."""
-    bytes_needed = 2 * count
-    digest = b"".join(hashlib.sha256(f"{name} {block}".encode()).digest() for block in range(-(-bytes_needed // 32)))
-    return np.frombuffer(digest[:bytes_needed], "<u2") / 65_536
+    digests = [hashlib.sha256(f"{name} {block}".encode()).digest() for block in range(-(-count // 16))]
+    return np.frombuffer(b"".join(digests), "<u2", count=count) / 65_536
 
 
 def pcm(key: str, spec: AudioSpec) -> npt.NDArray[np.int16]:
@@ -83,28 +117,34 @@ def values(key: str, target: TargetSpec) -> npt.NDArray[np.float32]:
 
 
 def write(root: Path) -> None:
-    dataset = Dataset.create(root, keys="audioset")
     expected: dict[str, str] = {}
-    for split, shards in KEYS.items():
-        keys = [key for shard in shards for key in shard]
-        weak = {keys[0]: ["/m/09x0r"], keys[1]: []}
-        write_hard(
-            dataset.hard_path(split), hard_table(sorted([*keys, REJECTED]), weak=weak, strong_annotated=keys[:1])
-        )
-        for spec, codec in AUDIO:
-            sidecars = _write_audio(dataset, split, shards, spec, codec)
-            for name, of_spec, target, label_codec in LABELS:
-                for audio in sidecars if of_spec == spec else ():
-                    _write_labels(dataset, split, audio, name, target, label_codec, expected)
+    for name, golden in GOLDEN.items():
+        dataset = Dataset.create(root / name, keys=golden.keys)
+        for split, shards in golden.shards.items():
+            _write_split(dataset, golden, split, shards, expected)
     (root / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
 
 
+def _write_split(
+    dataset: Dataset, golden: Golden, split: str, shards: tuple[tuple[str, ...], ...], expected: dict[str, str]
+) -> None:
+    keys = [key for shard in shards for key in shard]
+    weak = {keys[0]: ["/m/09x0r"], keys[1]: []}
+    hard = hard_table(sorted([*keys, golden.rejected]), weak=weak, strong_annotated=keys[:1])
+    write_hard(dataset.hard_path(split), hard)
+    for spec, codec in golden.audio:
+        for audio in _write_audio(dataset, split, shards, golden.rejected, spec, codec):
+            for name, of_spec, target, label_codec in golden.labels:
+                if of_spec == spec:
+                    _write_labels(dataset, split, audio, name, target, label_codec, expected)
+
+
 def _write_audio(
-    dataset: Dataset, split: str, shards: tuple[tuple[str, ...], ...], spec: AudioSpec, codec: str
+    dataset: Dataset, split: str, shards: tuple[tuple[str, ...], ...], rejected: str, spec: AudioSpec, codec: str
 ) -> list[AudioSidecar]:
     folder = dataset.audio_folder(split, spec.name)
-    rows = [ManifestRow(key, number, f"{key}.wav", 1) for number, keys in enumerate(shards) for key in keys]
-    rows.append(ManifestRow(REJECTED, len(shards) - 1, "", -1))
+    rows = [ManifestRow(key, number, f"{number}.wav", 1) for number, keys in enumerate(shards) for key in keys]
+    rows.append(ManifestRow(rejected, len(shards) - 1, "", -1))
     write_manifest(folder / "manifest.parquet", rows)
     sidecars = []
     for number, keys in enumerate(shards):
@@ -113,7 +153,7 @@ def _write_audio(
             for key in keys:
                 writer.add(key, pcm(key, spec), origin="mp3", flags=("antiphase",))
             if number == len(shards) - 1:
-                writer.reject(REJECTED, "missing", "no recording of the folder has this clip")
+                writer.reject(rejected, "missing", "no recording of the folder has this clip")
             sidecars.append(writer.commit())
     return sidecars
 

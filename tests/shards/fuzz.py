@@ -30,15 +30,15 @@ import pyarrow as pa
 
 from pipeline import SedDistillError, read_hard
 from pipeline import _sealed as sealed
-from shards import AudioReader, Dataset, LabelReader, ShardIndex, describe, read_manifest, verify
-from shards._index_file import INDEX_NAME, ShardKind, read_index
+from shards import AudioReader, Dataset, LabelReader, describe, open_index, read_manifest, verify
+from shards._index_file import INDEX_NAME
 from shards._sidecar_parse import MAX_SIDECAR_BYTES, parse_audio_sidecar, parse_label_sidecar
 from shards._tar import TarWriter
 from shards.codecs._audio import AUDIO_CODECS, audio_suffix, encode_audio
 from shards.codecs._audio_fast import decode_fast
 from shards.codecs._label import LABEL_CODECS, decode_label, encode_label, label_suffix
 from tests.shards.dataset_examples import clip_pcm
-from tests.shards.faults import Whole, signed
+from tests.shards.faults import Content, Fault, Whole, signed
 from tests.shards.scratch import scratch_folder
 from tests.shards.sidecar_edits import places
 from tests.shards.varied_dataset import DIRECTIONS, FOA, FRAMES, MONO, TAGS, label_values, write_varied
@@ -140,10 +140,8 @@ def signed_member(rng: random.Random, inputs: Inputs) -> None:
         if row == target and audio and rng.random() < 0.3:
             value["clips"]["samples"][row] = rng.randrange(1, sidecar.spec.max_samples + 1)
     value["tar"] = {"sha256": tar.finish(), "bytes": tar.bytes}
-    changes = {f"{shard}.tar": file.getvalue(), f"{shard}.json": signed(value)}
-    paths = [inputs.whole.root / name for name in changes]
-    for path, content in zip(paths, changes.values(), strict=True):
-        path.write_bytes(content)
+    changes: dict[str, Content] = {f"{shard}.tar": file.getvalue(), f"{shard}.json": signed(value)}
+    inputs.whole.apply(Fault("", changes, frozenset()))
     try:
         if rng.random() < 0.2:
             verify(inputs.whole.root, threads=1)
@@ -164,8 +162,7 @@ def signed_member(rng: random.Random, inputs: Inputs) -> None:
             assert values.shape == label_sidecar.target.shape
             assert np.array_equal(values, same, equal_nan=True)
     finally:
-        for path, name in zip(paths, changes, strict=True):
-            path.write_bytes(inputs.whole.files[name])
+        inputs.whole.restore(Fault("", changes, frozenset()))
 
 
 def label_alone(rng: random.Random, inputs: Inputs) -> None:
@@ -202,17 +199,16 @@ def sealed_index(rng: random.Random, inputs: Inputs) -> None:
     """An index that was damaged and sealed again, and then used."""
     name = rng.choice([name for name in inputs.whole.files if name.endswith(INDEX_NAME)])
     body = mutated(rng, inputs.whole.files[name][:-32])
-    folder = (inputs.whole.root / name).parent
-    path = inputs.folder / "damaged.arrow"
+    path = inputs.whole.root / name
     path.write_bytes(body + hashlib.sha256(body).digest())
-    kind: ShardKind = "audio" if "/audio/" in name else "labels"
-    tables = read_index(path, kind)
-    if tables is not None:
-        index = ShardIndex(folder, kind, tables, stored=True)
+    try:
+        index = open_index(path.parent, "audio" if "/audio/" in name else "labels")
         keys = index.key.to_pylist()
         assert len(keys) == len(index) == len(index.offset) == len(index.identity) == len(index.acoustic)
         index.rows_of(keys[:1])
         index.repeated_key()
+    finally:
+        path.write_bytes(inputs.whole.files[name])
 
 
 def mutated(rng: random.Random, content: bytes) -> bytes:

@@ -29,7 +29,8 @@ def test_readers_refuse_hostile_input(campaign, capsys):
     assert summary["more_bytes"] < fuzz.MEMORY_BYTES
     for kind, told in summary["kinds"].items():
         assert told["refused"].keys() <= {"FormatError", "IntegrityError", "UsageError"}, kind
-        assert told["refused"], f"{kind}: nothing was hostile enough"
+        # An index is a cache: one that cannot be used is made again, not refused.
+        assert told["refused"] or kind == "index", f"{kind}: nothing was hostile enough"
     if campaign:
         with capsys.disabled():
             print(f"\n{count} hostile inputs, {summary['more_bytes'] / 2**20:.0f} MiB more at most")

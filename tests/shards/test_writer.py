@@ -1,5 +1,7 @@
 """What a writer leaves on disk, seen by other readers of tars, and what it leaves when it is disturbed."""
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -19,7 +21,7 @@ import pytest
 import soundfile
 import webdataset
 
-from pipeline import AudioSpec, FormatError, IntegrityError, MetadataError, TargetSpec, UsageError
+from pipeline import AudioSpec, FormatError, IntegrityError, MetadataError, TargetSpec, UsageError, atomic_path
 from shards import (
     AudioShardWriter,
     LabelReader,
@@ -139,22 +141,60 @@ def test_a_codec_that_cannot_hold_the_target_is_refused_at_once(pair, tmp_path):
         AudioShardWriter(tmp_path, 0, spec=SPEC, provenance={}, codec="mp3")
 
 
+def meanwhile(monkeypatch, what):
+    """Do `what` while a writer stands between the rename of its tar and that of its sidecar."""
+
+    @contextlib.contextmanager
+    def disturbed(path):
+        with atomic_path(path) as temporary:
+            yield temporary
+            if path.suffix == ".json":
+                what()
+
+    monkeypatch.setattr("shards._writer.atomic_path", disturbed)
+
+
 def test_a_shard_that_another_writer_replaced_is_not_committed(tmp_path, monkeypatch):
-    """The other one renames its tar between this one's tar and its sidecar."""
-    from shards import _writer
-
-    write = _writer.write_atomic
-
-    def replaced_first(path, content):
+    def replace_tar():
         other = tmp_path / "other.tar"
         other.write_bytes(b"another tar")
-        other.replace(path.with_suffix(".tar"))
-        write(path, content)
+        other.replace(tmp_path / "000000.tar")
 
-    monkeypatch.setattr(_writer, "write_atomic", replaced_first)
+    meanwhile(monkeypatch, replace_tar)
     with pytest.raises(IntegrityError, match="was replaced by another writer"):
         write_audio(tmp_path, 0, KEYS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.tar"]
+
+
+def test_a_shard_that_another_writer_wrote_alike_is_left_to_it(tmp_path, monkeypatch):
+    """As when a worker that was given up wakes beside the one that took its place."""
+
+    def write_again():
+        monkeypatch.undo()
+        write_audio(tmp_path, 0, KEYS)
+
+    meanwhile(monkeypatch, write_again)
+    sidecar = write_audio(tmp_path, 0, KEYS)
+    assert read_audio_sidecar(sidecar.path) == sidecar
+    assert hashlib.sha256(sidecar.tar_path.read_bytes()).hexdigest() == sidecar.tar_sha256
+
+
+def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    """No room for the new sidecar: the shard that was there is whole, and nothing else is."""
+    before = write_audio(tmp_path, 0, KEYS)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    real = os.fsync
+
+    def no_room(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        write_audio(tmp_path, 0, KEYS[:2])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert read_audio_sidecar(before.path) == before
 
 
 def test_columns_say_what_was_added(pair):
@@ -391,9 +431,13 @@ def test_a_killed_writer_has_written_whole_shards_or_nothing(tmp_path):
 KILLED_BEFORE_THE_SIDECAR = """
 import os, signal, sys
 from pathlib import Path
-import shards._writer
 from tests.shards.dataset_examples import write_audio
-shards._writer.write_atomic = lambda path, content: os.kill(os.getpid(), signal.SIGKILL)
+rename = Path.replace
+def kill_at_sidecar(path, target):
+    if target.suffix == ".json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.replace = kill_at_sidecar
 write_audio(Path(sys.argv[1]), 3, ["aa_0"])
 """
 
@@ -406,7 +450,7 @@ def test_killed_between_tar_and_sidecar_the_shard_does_not_exist(tmp_path, repla
     command = [sys.executable, "-c", KILLED_BEFORE_THE_SIDECAR, str(folder)]
     killed = subprocess.run(command, cwd=REPOSITORY, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert leftovers(folder) == ["000003.tar"]
+    assert [name for name in leftovers(folder) if not name.startswith(".partial-")] == ["000003.tar"]
     write_audio(folder, 3, ["aa_0"])
     expected = write_audio(tmp_path / "whole", 3, ["aa_0"])
     assert (folder / "000003.tar").read_bytes() == expected.tar_path.read_bytes()
