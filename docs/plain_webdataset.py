@@ -1,4 +1,8 @@
-"""Read audio and labels with webdataset alone: python docs/plain_webdataset.py AUDIO.tar LABELS.tar"""
+"""Read audio and labels with webdataset: python docs/plain_webdataset.py AUDIO.tar LABELS.tar
+
+Of sed-distill only the decoder of labels is needed. Audio has to be of codec flac or pcm16; for a tar of codec `fast`,
+`shards.decode_fast` is the decoder.
+"""
 
 import io
 import sys

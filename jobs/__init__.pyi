@@ -1,6 +1,6 @@
 from ._command import add_run_arguments as add_run_arguments
 from ._command import run_command as run_command
-from ._command import run_stage_from as run_stage_from
+from ._command import run_stages_from as run_stages_from
 from ._driver import Quarantined as Quarantined
 from ._pack import PackConfig as PackConfig
 from ._pack import pack_shard as pack_shard
@@ -18,7 +18,6 @@ from ._stage import Stage as Stage
 from ._stop import Interrupted as Interrupted
 from ._stop import stop_if_asked as stop_if_asked
 from ._stop import stop_signals as stop_signals
-from ._transcode import run_stages_from as run_stages_from
 from ._transcode import transcode_stages as transcode_stages
 from ._verify import VerifyConfig as VerifyConfig
 from ._verify import verify_job as verify_job

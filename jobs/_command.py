@@ -1,15 +1,18 @@
 """How a command ends: 0 complete, 1 incomplete, 2 wrong use, with errors a user can act on in one line."""
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from jobs._ray import machine_cpus, ray_session, resolve_address
 from jobs._report import REPORT_NAME
 from jobs._run import run_stage
 from jobs._stage import Stage
 from jobs._stop import Interrupted
-from pipeline import IntegrityError, SedDistillError
+from pipeline import IntegrityError, SedDistillError, UsageError
 
 EXIT_INCOMPLETE, EXIT_USAGE = 1, 2
 
@@ -50,16 +53,30 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-rejected", type=int, help="exit 1 when more clips than this are rejected")
 
 
-def run_stage_from(stage: Stage, arguments: argparse.Namespace) -> int:
-    """Run `stage` as the arguments say; prints its summary, where to read more, and returns the exit code."""
-    report = run_stage(
-        stage,
-        executor=arguments.executor,
-        workers=arguments.workers,
-        ray_address=arguments.ray_address,
-        max_rejected=arguments.max_rejected,
-    )
-    print(report.summary())
-    if report.rejected or report.exit_code:
-        print(f"which and why: {stage.output / REPORT_NAME}")
-    return report.exit_code
+def run_stages_from(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
+    """Run one stage after the other as the arguments say, in one Ray; prints a summary of each and where to read more.
+
+    Returns the highest exit code. Once a stage is stopped, the following ones do not begin.
+    """
+    if arguments.executor == "local" and arguments.ray_address is not None:
+        raise UsageError("--ray-address is for --executor ray; leave it out, or ask for that")
+    codes = []
+    with contextlib.ExitStack() as session:
+        if arguments.executor == "ray" and sum(bool(stage.tasks) for stage in stages) > 1:
+            address = resolve_address(arguments.ray_address, os.environ)
+            session.enter_context(ray_session(address, cpus=max(machine_cpus(), arguments.workers or 0)))
+        for stage in stages:
+            report = run_stage(
+                stage,
+                executor=arguments.executor,
+                workers=arguments.workers,
+                ray_address=arguments.ray_address,
+                max_rejected=arguments.max_rejected,
+            )
+            codes.append(report.exit_code)
+            print(report.summary())
+            if report.rejected or report.exit_code:
+                print(f"which and why: {stage.output / REPORT_NAME}")
+            if report.stopped:
+                break
+    return max(codes)

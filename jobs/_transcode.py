@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -263,13 +263,11 @@ def _check_arguments(source: Dataset, copy: Dataset, clips_per_shard: int | None
 
 
 def _check_codecs(folders: Iterable[Path], codec: str) -> None:
-    """Say now what every worker would: whether each audio spec can be decoded here, and encoded in `codec`."""
-    checked: set[tuple[str, AudioSpec]] = set()
+    """Say now what every worker would: raises UsageError unless clips of `folders` can be read, and made in `codec`."""
     for path in (path for folder in folders for path in sidecar_paths(folder)[:1]):
         sidecar = read_audio_sidecar(path)
-        needed = {(codec, sidecar.spec), (sidecar.codec, sidecar.spec)}
-        for codec_and_spec in needed
-            check_audio_codec(name, spec)
+        for needed in (sidecar.codec, codec):
+            check_audio_codec(needed, sidecar.spec)
 
 
 def _chosen(asked: Collection[str], there: Sequence[str], what: str) -> tuple[str, ...]:

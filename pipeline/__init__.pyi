@@ -1,4 +1,5 @@
 from ._acoustic import ACOUSTIC_BYTES as ACOUSTIC_BYTES
+from ._acoustic import MAX_ACOUSTIC_FRAMES as MAX_ACOUSTIC_FRAMES
 from ._acoustic import AcousticMatch as AcousticMatch
 from ._acoustic import AcousticVerdict as AcousticVerdict
 from ._acoustic import acoustic_fingerprint as acoustic_fingerprint

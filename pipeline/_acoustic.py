@@ -19,11 +19,12 @@ from pipeline._grid import HOP_MS
 
 ACOUSTIC_BYTES = 64
 """Length of every fingerprint: a byte with the number of frames, then 504 bits."""
+MAX_ACOUSTIC_FRAMES = 4 * (ACOUSTIC_BYTES - 1)
+"""What the first byte is at most: 10 s have two bits a frame; shorter clips have more."""
 
 AcousticVerdict = Literal["same", "shifted", "different", "unknown"]
 
 _BITS = 8 * (ACOUSTIC_BYTES - 1)
-_MAX_FRAMES = _BITS // 2  # so that 10 s have two bits a frame; shorter clips have more
 _STEP_MS, _WINDOW_MS = 10, 30
 _STEPS = HOP_MS // _STEP_MS  # per frame
 _LINES_HZ = np.arange(200, 3400, 100)
@@ -61,7 +62,7 @@ def acoustic_fingerprint(pcm: npt.NDArray[np.int16], sample_rate: int) -> bytes:
         raise UsageError(
             f"an acoustic fingerprint is of int16 [samples] or [channels, samples], not {pcm.dtype} {pcm.shape}"
         )
-    mono = (pcm if pcm.ndim == 1 else pcm[0])[: _MAX_FRAMES * HOP_MS * sample_rate // 1000]
+    mono = (pcm if pcm.ndim == 1 else pcm[0])[: MAX_ACOUSTIC_FRAMES * HOP_MS * sample_rate // 1000]
     frames = -(-len(mono) * 1000 // (HOP_MS * sample_rate))
     streams = _streams(frames)
     bits = np.zeros(_BITS, dtype=np.uint8)
@@ -210,8 +211,8 @@ def _between(
 
 def _bits(fingerprint: bytes) -> npt.NDArray[np.bool_]:
     """The rises, [streams, frames]."""
-    if len(fingerprint) != ACOUSTIC_BYTES or fingerprint[0] > _MAX_FRAMES:
-        raise UsageError(f"an acoustic fingerprint has {ACOUSTIC_BYTES} bytes, the first of them at most {_MAX_FRAMES}")
+    if len(fingerprint) != ACOUSTIC_BYTES or fingerprint[0] > MAX_ACOUSTIC_FRAMES:
+        raise UsageError(f"an acoustic fingerprint has {ACOUSTIC_BYTES} bytes, the first of them at most {MAX_ACOUSTIC_FRAMES}")
     frames = fingerprint[0]
     streams = _streams(frames)
     bits = np.unpackbits(np.frombuffer(fingerprint, np.uint8, offset=1), count=streams * frames)

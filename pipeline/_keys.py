@@ -17,6 +17,12 @@ from pipeline._errors import MetadataError, UsageError
 YTID = r"[A-Za-z0-9_-]{11}"
 MAX_KEY_LENGTH = 240  # leaves room for a member's suffix within the 255 bytes of a file name
 
+KEY_PATTERNS = {
+    "audioset": rf"\A{YTID}_(0|[1-9][0-9]*)\z",
+    "path": r"\A([A-Za-z0-9_-]|%[0-9A-F]{2})+_(0|[1-9][0-9]*)\z",
+}
+"""What every key of a mode matches, in the words of RE2 (Arrow), which spells the end of a text otherwise than `re`."""
+
 _KEY = re.compile(r"(?P<stem>.+)_(?P<start_ms>0|[1-9][0-9]*)")
 _STEM = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")

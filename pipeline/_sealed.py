@@ -4,9 +4,12 @@ The digest is that of the file with 64 zeros in its place, which is the value of
 checksums cover pages, neither their headers nor the footer.
 """
 
+import errno
 import hashlib
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +50,8 @@ def read_sealed(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
         size = path.stat().st_size
         if size > MAX_TABLE_BYTES:
             raise FormatError(f"{path}: has {size} bytes, no table has over {MAX_TABLE_BYTES}; {remedy}")
-        content = path.read_bytes()
+        with open_regular(path) as stream:
+            content = stream.read(size + 1)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     try:
@@ -57,11 +61,18 @@ def read_sealed(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
             place = content.rfind(_PREFIX) + len(_PREFIX)
             if place < len(_PREFIX) or content[place : place + 64] != _digest(content, place):
                 raise FormatError(f"{path}: does not match its own sha256, it was damaged or edited; {remedy}")
-            _check_size(path, file.metadata, remedy)
+            check_size(path, file.metadata, remedy)
             return file.read().combine_chunks().cast(schema)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: column names of a damaged footer
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path}: is damaged or not parquet ({reason}); {remedy}") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """`path` for reading, links followed. Raises OSError for a pipe, which would be waited on, and for a device."""
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # anything else is an object of a store
+        raise OSError(errno.EINVAL, "is a folder, a pipe or a device, needs a file", str(path))
+    return path.open("rb")
 
 
 def check_version(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
@@ -80,8 +91,9 @@ def check_version(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
         raise FormatError(f"{path}: {has}; use the version that wrote it, or pack the split into a new dataset")
 
 
-def _check_size(path: Path, footer: pq.FileMetaData, remedy: str) -> None:
-    """A few bytes can unpack to any number of them; the footer says how many."""
+def check_size(path: Path, footer: pq.FileMetaData, remedy: str) -> None:
+    """Raises FormatError for a table that is too big: a few bytes can unpack to any number, the footer says how many.
+    """
     unpacked = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
     if footer.num_rows > MAX_TABLE_ROWS or unpacked > MAX_TABLE_BYTES:
         raise FormatError(f"{path}: has {footer.num_rows} rows of {unpacked} bytes unpacked, no table has; {remedy}")

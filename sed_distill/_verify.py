@@ -23,7 +23,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print(json.dumps([{"shard": str(p.shard), "key": p.key, "kind": p.kind, "detail": p.detail} for p in problems]))
     else:
         for problem in problems:
-            print(f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}")
+            line = f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}"
+            print(line.encode(errors="backslashreplace").decode())  # a path need not be UTF-8
     print(f"{arguments.dataset}: {progress.summary()}; {_verdict(problems, arguments.dataset)}", file=sys.stderr)
     aside = quarantined_files(arguments.dataset)
     if aside:
@@ -36,8 +37,10 @@ def find_problems(arguments: argparse.Namespace, progress: "ProgressLine") -> tu
     dataset = arguments.dataset if "://" in arguments.dataset else Path(arguments.dataset).absolute()
     if arguments.executor == "local" and arguments.ray_address is not None:
         raise UsageError("--ray-address is for --executor ray; leave it out, or ask for that")
+    if arguments.executor != "local" and arguments.quick:
+        raise UsageError("--quick reads no tar, so there is nothing for --executor ray; leave one of them out")
     with stop_signals():
-        if arguments.executor == "local" or arguments.quick:
+        if arguments.executor == "local":
             problems = verify(
                 dataset,
                 quick=arguments.quick,

@@ -247,7 +247,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from jobs import pack_stage, run_stage_from
+    from jobs import pack_stage, run_stages_from
     from pipeline import AudioSpec
 
     stage = pack_stage(
@@ -262,7 +262,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         codec=arguments.codec,
         clips_per_shard=arguments.clips_per_shard,
     )
-    return run_stage_from(stage, arguments)
+    return run_stages_from((stage,), arguments)
 
 
 def _transcode(arguments: argparse.Namespace) -> int:

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import FormatError, UsageError, canonical_json, sweep_partial, write_atomic
+from pipeline import FormatError, IntegrityError, UsageError, canonical_json, sweep_partial, write_atomic
 from shards._attach_plan import AttachPlan, Progress, plan_attachment
 from shards._attach_report import AttachReport, attach_report
 from shards._attach_source import PublishedLabels
 from shards._commands import command_arguments, record_command
 from shards._dataset import Dataset, sidecar_paths
 from shards._index import IndexedShard, ShardIndex, open_index
+from shards._index_file import INDEX_NAME
 from shards._reader import check_tar_size
+from shards._sidecar import AudioClips, LabelClips, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
 from shards._store import is_remote, store_errors, to_path
 from shards._writer import LabelShardWriter
@@ -44,9 +46,10 @@ def attach_labels(
     audio: the audio set whose clips get labels; by default the one that was labelled, or else the only one.
     max_refused: with more refused clips than this, nothing is written; otherwise they are stored as failed.
 
-    Shards that the same call committed before are kept. Writes `attach.json` beside the shards, if it writes any; what
-    kept it from writing is the `problem` of the report. Raises UsageError for wrong use, FormatError or IntegrityError
-    if the set is not what its sidecars say: shards that are whole by then stay, and the same call goes on from there.
+    Shards that an earlier call committed are kept where they hold what this one would write: not so where the set has
+    grown since, or was published anew. Writes `attach.json` beside the shards, if it writes any; what kept it from
+    writing is the `problem` of the report. Raises UsageError for wrong use, FormatError or IntegrityError if the set
+    is not what its sidecars say: shards that are whole by then stay, and the same call goes on from there.
     """
     if max_refused < 0:
         raise UsageError(f"max refused is {max_refused}, needs 0 or more")
@@ -59,12 +62,12 @@ def attach_labels(
     with store_errors(origin), PublishedLabels(origin) as published:
         index = _audio_index(opened, split, audio, published)
         provenance = published.provenance()
-        kept = _kept_shards(folder, index, published, provenance)
         plan = plan_attachment(published, index, progress)
         problem = _problem(plan, max_refused)
         about = {"labels": labels, "source": str(origin), "problem": problem}
         if problem:
             return attach_report(plan, index, shards=0, kept=0, **about)
+        kept = _kept_shards(folder, index, published, plan, provenance)
         folder.mkdir(parents=True, exist_ok=True)
         sweep_partial(folder)
         missing = [shard for shard in index.shards if shard.shard not in kept]
@@ -79,7 +82,7 @@ def attach_labels(
             }
             record_command(folder, command_arguments("attach", **given), (shard.shard for shard in missing))
         for done, shard in enumerate(missing):
-            _write_shard(folder, shard, published, plan, provenance)
+            _write_shard(folder, shard, index, published, plan, provenance)
             progress("writing label shards", done + 1, len(missing))
         report = attach_report(plan, index, shards=len(index.shards), kept=len(kept), **about)
         write_atomic(folder / ATTACH_REPORT_NAME, canonical_json(report.to_json()) + "\n")
@@ -109,10 +112,10 @@ def _audio_index(dataset: Dataset, split: str, audio: str | None, published: Pub
 
 
 def _kept_shards(
-    folder: Path, index: ShardIndex, published: PublishedLabels, provenance: Mapping[str, Any]
+    folder: Path, index: ShardIndex, published: PublishedLabels, plan: AttachPlan, provenance: Mapping[str, Any]
 ) -> frozenset[int]:
-    """Numbers of the shards that are written already, one sidecar in memory at a time. Raises UsageError for shards of
-    another label set, or of other audio."""
+    """Numbers of the shards that are written already as planned, one sidecar in memory at a time. Raises UsageError for
+    shards of another label set, or of other audio."""
     first = published.first
     shards = {shard.shard: shard for shard in index.shards}
     kept = set()
@@ -123,17 +126,27 @@ def _kept_shards(
                 f"{path}: is not of this label set; choose another --labels name, or remove the one that is there"
             )
         audio = shards.get(side.shard)
-        if audio is None or _identities(index, audio) != "".join(side.clips.identity):
+        if audio is None or not _has_clips(index, audio, side.clips):
             raise UsageError(
-                f"{path}: labels other audio than {index.folder} holds; remove that label shard and attach again"
+                f"{path}: labels other audio than shard {path.stem} of {index.folder} holds, or the same in another "
+                "order; use another --labels name, or attach to the dataset as it was packed and transcode it again"
             )
-        check_tar_size(side)
-        kept.add(side.shard)
+        if _is_as_planned(side, plan, audio.clips):
+            check_tar_size(side)
+            kept.add(side.shard)
     return frozenset(kept)
 
 
-def _identities(index: ShardIndex, shard: IndexedShard) -> str:
-    return index.identity[shard.clips.start : shard.clips.stop].tobytes().hex()
+def _has_clips(index: ShardIndex, shard: IndexedShard, clips: AudioClips | LabelClips) -> bool:
+    """Whether the index has exactly these clips for that shard, in their order."""
+    rows = slice(shard.clips.start, shard.clips.stop)
+    identities = index.identity[rows].tobytes().hex()
+    return identities == "".join(clips.identity) and index.key[rows].to_pylist() == list(clips.key)
+
+
+def _is_as_planned(side: LabelSidecar, plan: AttachPlan, clips: range) -> bool:
+    reasons = tuple(plan.refusal(clip)[0] for clip in clips if not plan.accepts(clip))
+    return (side.clips.length, side.clips.crc32c) == plan.columns(clips) and side.failed.reason == reasons
 
 
 def _problem(plan: AttachPlan, max_refused: int) -> str:
@@ -149,9 +162,19 @@ def _problem(plan: AttachPlan, max_refused: int) -> str:
 
 
 def _write_shard(
-    folder: Path, shard: IndexedShard, published: PublishedLabels, plan: AttachPlan, provenance: Mapping[str, Any]
+    folder: Path,
+    shard: IndexedShard,
+    index: ShardIndex,
+    published: PublishedLabels,
+    plan: AttachPlan,
+    provenance: Mapping[str, Any],
 ) -> None:
     audio = read_audio_sidecar(shard.path)
+    if not _has_clips(index, shard, audio.clips):  # the plan is by position in the index
+        raise IntegrityError(
+            f"{shard.path}: was replaced since its index was read; attach again, and if that does not help delete "
+            f"{INDEX_NAME} beside it, which is then made again"
+        )
     target, codec = published.first.target, published.first.codec
     with LabelShardWriter(folder, audio, target=target, provenance=provenance, codec=codec) as writer:
         for clip, key in zip(shard.clips, audio.clips.key, strict=True):

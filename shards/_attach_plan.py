@@ -68,6 +68,13 @@ class AttachPlan:
         where = (int(column[clip]) for column in (self.tar, self.offset, self.length, self.crc32c))
         return Member(key=key, **dict(zip(("tar", "offset", "length", "crc32c"), where, strict=True)))
 
+    def columns(self, clips: range) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """length and crc32c in a label shard of `clips`: 0 for those that get no label."""
+        rows = slice(clips.start, clips.stop)
+        accepted = np.isin(self.outcome[rows], _ACCEPTED)
+        length, crc32c = (np.where(accepted, column[rows], 0).tolist() for column in (self.length, self.crc32c))
+        return tuple(length), tuple(crc32c)
+
     def refusal(self, clip: int) -> tuple[str, str]:
         """Reason and detail of a clip that gets no label."""
         outcome = self.outcome[clip]

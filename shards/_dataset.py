@@ -1,7 +1,9 @@
 """Where everything of a dataset lies."""
 
+import errno
 import json
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from pipeline import FormatError, UsageError, Vocabulary, write_atomic
 from pipeline._json import fields, one_of
 from shards._sidecar import AudioSidecar, LabelSidecar, sealed_json
 from shards._sidecar_parse import check_format, is_sidecar_name, read_audio_sidecar, read_label_sidecar
-from shards._store import is_remote, listing, to_path
+from shards._store import is_remote, listing, read_start, to_path
 
 DATASET_FORMAT = "sed-distill"
 DATASET_VERSION = 1
@@ -52,21 +54,28 @@ class Dataset:
 
     @staticmethod
     def open(root: str | Path) -> "Dataset":
-        """A dataset that exists. Raises UsageError if there is none, FormatError if this version cannot read it."""
+        """A dataset that exists. Raises UsageError if there is none, FormatError if this version cannot read it, OSError
+        if a store cannot be reached.
+        """
         dataset = Dataset(root)
-        if not dataset._description.is_file():
+        content = _read_description(dataset._description)
+        if content is None:
             raise UsageError(f"{dataset.root}: is not a dataset (no dataset.json); give the folder that pack wrote to")
-        _ = dataset.keys
+        _parse_description(content, dataset._description)
         return dataset
 
     @property
     def keys(self) -> KeyMode:
         """How clip keys were made, as dataset.json says."""
-        return _parse_description(self._description)
+        content = _read_description(self._description)
+        if content is None:
+            raise FormatError(f"{self._description}: is not there; restore it")
+        return _parse_description(content, self._description)
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that have a folder."""
-        return tuple(split for split in SPLITS if (self.root / split).is_dir())
+        """The splits that have a folder. Raises OSError if nobody can tell: one overlooked would count as whole."""
+        folders = folder_names(self.root)
+        return tuple(split for split in SPLITS if split in folders)
 
     def hard_path(self, split: str) -> Path:
         return self._split(split) / "hard.parquet"
@@ -123,21 +132,31 @@ def sidecar_paths(folder: Path) -> tuple[Path, ...]:
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:
-    """Folders below `folder` that can be an audio spec's or a label set's, sorted by name."""
+    """Folders below `folder` that can be a split's, an audio spec's or a label set's, sorted by name."""
     return tuple(
         name
         for name, entry in listing(folder).items()
-        if _NAME.fullmatch(name) and (entry.kind == "folder" or (entry.kind == "link" and (folder / name).is_dir()))
+        if _NAME.fullmatch(name) and (entry.kind == "folder" or (entry.kind == "link" and _leads_to_folder(folder / name)))
     )
 
 
-def _parse_description(path: Path) -> KeyMode:
+def _leads_to_folder(link: Path) -> bool:
+    """As `is_dir`, which by version of Python also answers a failed look with False."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_DATASET_BYTES)
-        value = json.loads(content.decode())
+        return stat.S_ISDIR(link.stat().st_mode)
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}); restore it") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+
+
+def _read_description(path: Path) -> bytes | None:
+    return read_start(path, _MAX_DATASET_BYTES, "restore it")
+
+
+def _parse_description(content: bytes, path: Path) -> KeyMode:
+    try:
+        value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: is not JSON ({error}), so it was edited or damaged; restore it") from None
     check_format(value, path, DATASET_FORMAT, DATASET_VERSION)

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import FormatError, TargetSpec, read_hard
+from pipeline import FormatError, TargetSpec, canonical_json, read_hard
+from pipeline._sealed import open_regular
 from shards._dataset import DATASET_VERSION, Dataset
 from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
 from shards._manifest import MANIFEST_NAME
 from shards._repair import QUARANTINE_NAME, quarantined_files
 from shards._sidecar_parse import is_sidecar_name
-from shards._store import is_remote, listing
+from shards._store import entry_at, is_remote, listing
 
 WIDTH = 80
 
@@ -30,7 +31,7 @@ def describe(root: str | Path) -> str:
     at `root`, FormatError if one of its sidecars cannot be read.
     """
     dataset = Dataset.open(root)
-    lines = [f"{dataset.root}", f"format version {DATASET_VERSION}, keys {dataset.keys}"]
+    lines = [_printable(str(dataset.root)), f"format version {DATASET_VERSION}, keys {dataset.keys}"]
     if not is_remote(dataset.root) and (moved := quarantined_files(dataset.root)):
         lines.append(f"! {moved:,} files are in {QUARANTINE_NAME}/; `sed-distill verify` says what is missing")
     for split in dataset.splits():
@@ -46,7 +47,7 @@ def describe(root: str | Path) -> str:
 
 def _hard_text(dataset: Dataset, split: str) -> str:
     path = dataset.hard_path(split)
-    if not path.exists():
+    if entry_at(path) is None:
         return "no hard labels"
     try:
         table = read_hard(path)
@@ -169,7 +170,7 @@ def _counted(what: str, reasons: Counter[str]) -> str:
 def _manifest_rows(path: Path) -> int:
     """Clips wanted, 0 if the manifest is not there or cannot be read; its content is for verify."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
     except (OSError, pa.ArrowException):
         return 0
@@ -180,12 +181,19 @@ def _maker(provenance: Mapping[str, Any]) -> str:
     teacher = provenance.get("teacher")
     if isinstance(teacher, dict):
         checkpoint = teacher.get("checkpoint_sha256")
-        return f"teacher {teacher.get('family', 'unknown')}" + (
-            f" (checkpoint {checkpoint[:12]})" if checkpoint else ""
+        return f"teacher {_printable(teacher.get('family', 'unknown'))}" + (
+            f" (checkpoint {_printable(checkpoint)[:12]})" if checkpoint else ""
         )
     if teacher is None and "stage" in provenance:
-        return f"made by {provenance['stage']}" + (f" of {provenance['format']}" if "format" in provenance else "")
-    return f"teacher {teacher or 'unknown'}"
+        source = f" of {_printable(provenance['format'])}" if "format" in provenance else ""
+        return f"made by {_printable(provenance['stage'])}{source}"
+    return f"teacher {_printable(teacher or 'unknown')}"
+
+
+def _printable(value: object) -> str:
+    """Any JSON as one line that a terminal only shows: no control characters, nothing that is not UTF-8."""
+    told = value if isinstance(value, str) else canonical_json(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
 
 
 def _fold(line: str) -> Iterable[str]:

@@ -6,11 +6,10 @@ LabelFailure = Literal[
     "not_finite",  # NaN, infinity or a value float16 cannot hold
     "wrong_shape",  # the teacher gave another shape than its TargetSpec
     "unreadable_audio",  # the stored audio did not pass its checksum or did not decode
-    "unreadable_label",  # the published label did not pass its checksum or did not decode
     "absent",  # where the labels come from there is none for this clip
     "audio_differs",  # the published label was made from another recording than is stored under its key
     "audio_shifted",  # the published label was made from the same recording at another time
-    "not_within_guarantee",  # values that the codec cannot hold within its stated error
+    "out_of_range",  # probabilities outside [0, 1]
 ]
 LABEL_FAILURES: tuple[str, ...] = get_args(LabelFailure)
 

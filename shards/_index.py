@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import AudioSpec, FormatError, SedDistillError, TargetSpec
+from pipeline._json import integer
 from shards._dataset import Dataset
 from shards._index_build import build_tables, is_current, sidecar_stamps, sidecar_tables
 from shards._index_file import (
@@ -240,6 +241,10 @@ def _object(value: object) -> dict[str, Any]:
     return value
 
 
+def _counts(value: object) -> dict[str, int]:
+    return {reason: integer(count, "an index") for reason, count in _object(value).items()}
+
+
 def _shards(folder: Path, table: pa.Table) -> tuple[IndexedShard, ...]:
     where = str(folder / INDEX_NAME)
     parsed: dict[str, Any] = {}
@@ -265,7 +270,7 @@ def _shards(folder: Path, table: pa.Table) -> tuple[IndexedShard, ...]:
                 sidecar_sha256=row["sidecar_sha256"].hex(),
                 provenance=once(row["provenance"], _object),
                 fingerprint=row["fingerprint"],
-                refused=once(row["refused"], _object),
+                refused=once(row["refused"], _counts),
                 clips=range(first, first + row["clips"]),
             )
         )

@@ -72,13 +72,14 @@ def shards_schema(kind: ShardKind) -> pa.Schema:
 def write_index(path: Path, tables: IndexTables) -> None:
     """Write the tables so that `path` is complete or untouched. Raises OSError if it cannot be written."""
     with atomic_path(path) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink:
+        # Opened here: Arrow takes names in UTF-8 alone.
+        with temporary.open("wb") as file, pa.PythonFile(file, "w") as sink:
             for table in tables:
                 with pa.ipc.new_stream(sink, table.schema) as stream:
                     stream.write_table(table.combine_chunks())
-        with temporary.open("rb+") as file:
-            digest = _sha256(file, temporary.stat().st_size)
-            file.write(digest)
+        with temporary.open("rb+") as written:
+            digest = _sha256(written, temporary.stat().st_size)
+            written.write(digest)
 
 
 def read_index(path: Path, kind: ShardKind) -> IndexTables | None:

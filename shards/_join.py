@@ -18,6 +18,7 @@ from shards._dataset import Dataset
 from shards._hard import HardRows, join_hard
 from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
+from shards._index_file import INDEX_NAME
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import parse_audio_sidecar, parse_label_sidecar, read_sidecar_bytes
 from shards._source import Coverage
@@ -39,7 +40,10 @@ class JoinedSidecars(Generic[_AnySidecar]):
             shard = self._shards[number]
             content = read_sidecar_bytes(shard.path)
             if hashlib.sha256(content).hexdigest() != shard.sidecar_sha256:
-                raise IntegrityError(f"{shard.path}: was replaced since the dataset was opened; open the dataset again")
+                raise IntegrityError(
+                    f"{shard.path}: was replaced since the dataset was opened; open the dataset again, and where that "
+                    f"does not help delete {INDEX_NAME} beside it, which is of another file of the same size and time"
+                )
             self._parsed[number] = self._parse(content, shard.path)
         return self._parsed[number]
 
@@ -81,7 +85,8 @@ def join(
     """Join audio, label sets and hard labels of one split by clip key.
 
     Raises UsageError for what is not there, FormatError for shards that contradict each other, and IntegrityError if a
-    label was made from other audio than the clip of its key.
+    label was made from other audio than the clip of its key. Where only the acoustic fingerprints can tell, a sample of
+    2,000 clips of each label set is compared.
     """
     where = f"{dataset.root}/{split}"
     index = open_index(dataset.audio_folder(split, audio), "audio")

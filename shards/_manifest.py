@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import FormatError, canonical_json
-from pipeline._sealed import check_version, read_sealed, write_sealed
+from pipeline._sealed import check_size, check_version, open_regular, read_sealed, write_sealed
 
 MANIFEST_NAME = "manifest.parquet"
 MISSING_BYTES = -1
@@ -100,8 +100,9 @@ def _table(rows: Sequence[ManifestRow]) -> pa.Table:
 
 def _read_shard(path: Path, shard: int) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_regular(path) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             check_version(path, file, _SCHEMA)
+            check_size(path, file.metadata, _REMEDY)
             groups = [group for group in range(file.num_row_groups) if _shard_of(file, group) == shard]
             table = file.read_row_groups(groups)
         table.validate(full=True)  # a flipped bit can make a text that is not UTF-8

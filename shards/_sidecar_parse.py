@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pipeline import (
     ACOUSTIC_BYTES,
+    MAX_ACOUSTIC_FRAMES,
     REJECTION_REASONS,
     AudioSpec,
     FormatError,
@@ -29,7 +30,7 @@ from shards._sidecar import (
     is_clip_key,
     sealed_json,
 )
-from shards._store import entry_at, is_remote
+from shards._store import read_start
 from shards._tar import MAX_MEMBER_BYTES, tar_layout
 from shards.codecs._audio import AUDIO_CODECS, audio_suffix, max_audio_bytes
 from shards.codecs._label import LABEL_CODECS, check_label_codec, label_suffix, max_label_bytes
@@ -187,14 +188,11 @@ def _parse(content: bytes, path: Path, build: Callable[[Mapping[str, Any], Path]
 
 
 def read_sidecar_bytes(path: Path) -> bytes:
-    entry = None if is_remote(path) else entry_at(path)
-    if entry is not None and entry.kind == "special file":  # opening a pipe would wait for somebody to write to it
-        raise FormatError(f"{path}: {entry.needed}")
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_SIDECAR_BYTES + 1)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}); restore it or write the shard again") from error
+    """Raises FormatError if there is no file, OSError if a store cannot be reached."""
+    content = read_start(path, MAX_SIDECAR_BYTES + 1, "restore it or write the shard again")
+    if content is None:
+        raise FormatError(f"{path}: is not there; restore it or write the shard again")
+    return content
 
 
 def _columns(value: object, where: str, readers: Mapping[str, _Read]) -> dict[str, tuple[Any, ...]]:
@@ -252,7 +250,11 @@ def _identities(value: object, where: str) -> tuple[str, ...]:
 
 
 def _acoustic(value: object, where: str) -> tuple[str, ...]:
-    return _hexes(value, where, 2 * ACOUSTIC_BYTES)
+    column = _hexes(value, where, 2 * ACOUSTIC_BYTES)
+    frames = int(max((entry[:2] for entry in column), default="0"), 16)
+    if frames > MAX_ACOUSTIC_FRAMES:
+        raise FormatError(f"{where}: a fingerprint is of {frames} frames, needs at most {MAX_ACOUSTIC_FRAMES}")
+    return column
 
 
 def _flags(value: object, where: str) -> tuple[tuple[str, ...], ...]:

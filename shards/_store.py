@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
-from pipeline import UsageError
+from pipeline import FormatError, UsageError
+from pipeline._sealed import open_regular
 
 _STREAM_BLOCK_BYTES = 8 * 2**20
 
@@ -56,7 +57,8 @@ def is_remote(path: Path) -> bool:
 def listing(folder: Path) -> dict[str, Entry]:
     """What lies in `folder`, by name in order; empty if there is no such folder. Links are not followed."""
     if is_remote(folder):
-        return dict(sorted(_remote_entries(folder)))
+        with store_errors(folder):
+            return dict(sorted(_remote_entries(folder)))
     try:
         with os.scandir(folder) as entries:
             return dict(sorted((entry.name, _entry(entry.stat(follow_symlinks=False))) for entry in entries))
@@ -66,12 +68,32 @@ def listing(folder: Path) -> dict[str, Entry]:
 
 def entry_at(path: Path) -> Entry | None:
     """What lies at `path` itself, links not followed; None if nothing does."""
-    if is_remote(path):
-        return Entry("file", path.stat().st_size) if path.is_file() else None
+    store: Any = path
     try:
-        return _entry(path.lstat())
+        if not is_remote(path):
+            return _entry(path.lstat())
+        with store_errors(path):
+            # Not is_file: that one takes a look that failed for a file that is not there.
+            found = store.fs.info(store.path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return Entry("folder", 0) if found["type"] == "directory" else Entry("file", int(found["size"] or 0))
+
+
+def read_start(path: Path, most: int, remedy: str) -> bytes | None:
+    """The first `most` bytes of a file; None if there is nothing.
+
+    Raises FormatError, ending in `remedy`, for what cannot be read, OSError if a store cannot be reached.
+    """
+    try:
+        with store_errors(path), open_regular(path) as file:
+            return file.read(most)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if is_remote(path):  # says nothing about the file
+            raise
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
 
 
 def open_stream(path: Path) -> BinaryIO:
@@ -98,15 +120,17 @@ def read_range(path: Path, offset: int, length: int) -> bytes:
 @contextlib.contextmanager
 def store_errors(root: Path) -> Iterator[None]:
     """What the libraries of stores raise for a network or credentials that fail, as an OSError with one line."""
-    kinds: list[type[Exception]] = []
-    # Only what is loaded can have been raised.
-    for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError")):
-        if is_remote(root) and module in sys.modules:
-            kinds.append(getattr(sys.modules[module], name))
     try:
         yield
-    except tuple(kinds) as error:
+    except _error_kinds(root) as error:
         raise OSError(f"{root}: cannot be reached ({' '.join(str(error).split())})") from error
+
+
+def _error_kinds(root: Path) -> tuple[type[Exception], ...]:
+    """Only what is loaded by the time of an error can have been raised."""
+    names = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+    loaded = [(module, name) for module, name in names if is_remote(root) and module in sys.modules]
+    return tuple(getattr(sys.modules[module], name) for module, name in loaded)
 
 
 def _store_path(url: str, scheme: str) -> Path:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import FormatError, read_hard
-from shards._dataset import RESERVED_TARGETS, Dataset
+from pipeline._keys import KEY_PATTERNS
+from shards._dataset import RESERVED_TARGETS, Dataset, KeyMode
 from shards._index import index_problem
 from shards._index_file import INDEX_NAME, ShardKind
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
@@ -54,7 +56,8 @@ def survey(
     Raises UsageError if there is no dataset at `root`, OSError if a store cannot be reached.
     """
     dataset = Dataset(root)
-    problems = [*_description_problems(dataset), *_shards_in(dataset.root)]
+    mode, problems = _key_mode(dataset)
+    problems += _shards_in(dataset.root)
     splits = {split: _shard_folders(dataset, split) for split in dataset.splits()}
     total = sum(map(is_sidecar_name, (name for folders in splits.values() for folder in folders for name in folder[2])))
     done = clips = 0
@@ -68,6 +71,7 @@ def survey(
 
     shards: list[ShardToCheck] = []
     earlier: dict[str, pa.Array] = {}
+    strangers: list[pa.Array] = []
     for split, folders in splits.items():
         problems += _misplaced(dataset, split)
         hard_keys, hard_problem = _hard_keys(dataset.hard_path(split))
@@ -83,6 +87,7 @@ def survey(
             problems += columns.problems
             problems += _index_problems(path, entries, kind)
             problems += _tar_problems(columns, kind, shards)
+            strangers += [] if mode is None else _strangers(columns.keys, mode)
             if kind == "audio":
                 audio, found = audio_problems(columns)
                 problems += found
@@ -93,22 +98,32 @@ def survey(
             elif audio_of:
                 problems += label_problems(columns, audio_of)
         earlier[split] = stored
+    if strangers:
+        has = f"says that keys are of mode {mode}; {sum(map(len, strangers))} rows of sidecars, this one first, have others"
+        detail = f"{has}: restore the dataset.json of these clips, or pack them into a dataset of their own"
+        problems.insert(0, Problem(dataset.root / "dataset.json", strangers[0][0].as_py(), "dataset", detail))
     return Survey(problems=tuple(problems), shards=tuple(shards), clips=clips)
 
 
-def _description_problems(dataset: Dataset) -> Iterator[Problem]:
+def _key_mode(dataset: Dataset) -> tuple[KeyMode | None, list[Problem]]:
+    """How keys are made, as far as dataset.json tells, and what is wrong with it."""
     description = dataset.root / "dataset.json"
     if not dataset.splits():
-        Dataset.open(dataset.root)
-        return
+        return Dataset.open(dataset.root).keys, []
     entry = entry_at(description)
     if entry is None or entry.kind != "file":
-        yield Problem(description, None, "dataset", "is missing; restore it" if entry is None else entry.needed)
-        return
+        detail = "is missing; restore it" if entry is None else entry.needed
+        return None, [Problem(description, None, "dataset", detail)]
     try:
-        _ = dataset.keys
+        return dataset.keys, []
     except FormatError as error:
-        yield Problem(description, None, "dataset", detail_of(error, description))
+        return None, [Problem(description, None, "dataset", detail_of(error, description))]
+
+
+def _strangers(keys: pa.Array, mode: KeyMode) -> list[pa.Array]:
+    """Those that cannot have been made in `mode`, if there are any."""
+    others = keys.filter(pc.invert(pc.match_substring_regex(keys, KEY_PATTERNS[mode])))
+    return [others] if len(others) else []
 
 
 def _shard_folders(dataset: Dataset, split: str) -> list[tuple[ShardKind, Path, dict[str, Entry]]]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jobs import add_run_arguments, run_stage_from
+from jobs import add_run_arguments, run_stages_from
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
@@ -38,7 +38,7 @@ def run_label(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         threads=arguments.threads,
     )
-    return run_stage_from(stage, arguments)
+    return run_stages_from((stage,), arguments)
 
 
 def label_script(default_split: str, description: str) -> int:

@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -95,11 +95,14 @@ def label_stage(
         codec=codec, device=device, batch_size=batch_size, threads=threads,
     )  # fmt: skip
     committed = {sidecar.shard: sidecar for sidecar in opened.label_shards(split, labels)}
+    for number in sorted(committed.keys() - {shard.shard for shard in audio_shards}):
+        if _found_in(committed[number], audio_shards):
+            raise _resharded(committed[number], opened.audio_folder(split, audio))
     tasks, done = [], []
     for shard in audio_shards:
         earlier = committed.get(shard.shard)
         if earlier is not None:
-            _check_same(earlier, shard, provenance)
+            _check_same(earlier, shard, provenance, audio_shards)
             check_tar_size(earlier)
         if earlier is not None and _UNREADABLE not in earlier.failed.reason:
             done.append(result_of(earlier))
@@ -221,16 +224,34 @@ def _recorded(config: LabelConfig) -> dict[str, str]:
     }
 
 
-def _check_same(labels: LabelSidecar, audio: AudioSidecar, provenance: str) -> None:
+def _check_same(
+    labels: LabelSidecar, audio: AudioSidecar, provenance: str, audio_shards: Sequence[AudioSidecar]
+) -> None:
     if labels.fingerprint != fingerprint(_parsed(provenance)):
         raise UsageError(
             f"{labels.path} was labelled by {canonical_json(labels.provenance)}, this run would label by {provenance}: "
             "choose another --labels name, or remove that label set"
         )
     if labels.clips.key != audio.clips.key or labels.clips.identity != audio.clips.identity:
+        if _found_in(labels, audio_shards) == len(labels.clips):
+            raise _resharded(labels, audio.path.parent)
         raise UsageError(
             f"{labels.path} labels other audio than {audio.path} holds: remove the label shard and label again"
         )
+
+
+def _found_in(labels: LabelSidecar, audio_shards: Sequence[AudioSidecar]) -> int:
+    """How many clips of `labels` are in the audio, in whatever shard."""
+    audio = {clip for shard in audio_shards for clip in zip(shard.clips.key, shard.clips.identity, strict=True)}
+    return sum(clip in audio for clip in zip(labels.clips.key, labels.clips.identity, strict=True))
+
+
+def _resharded(labels: LabelSidecar, folder: Path) -> UsageError:
+    """Such labels are whole, and bound by key; only this stage goes by the number of the shard."""
+    return UsageError(
+        f"{labels.path} labels clips that lie in other shards of {folder}, as in a copy that was sharded anew: label "
+        "in the dataset as it was packed and transcode again, or choose another --labels name"
+    )
 
 
 def _only_audio(dataset: Dataset, split: str) -> str:

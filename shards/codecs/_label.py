@@ -162,7 +162,7 @@ def _as_logits(values: _Values, kind: str) -> _Values:
         raise LabelRefused("not_finite", f"labels hold NaN, infinity or values beyond +-{FLOAT16_MAX:.0f}")
     if kind == "probability":
         if values.min() < 0 or values.max() > 1:
-            raise LabelRefused("not_within_guarantee", "probabilities lie outside [0, 1]")
+            raise LabelRefused("out_of_range", "probabilities lie outside [0, 1]")
         p = values.astype(np.float64)
         with np.errstate(divide="ignore"):
             values = (np.log(p) - np.log1p(-p)).astype(np.float32)

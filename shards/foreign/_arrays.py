@@ -2,9 +2,10 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,14 @@ from shards.foreign._names import NameMatcher, decoded
 
 _NAMES_AT_ONCE = 65_536
 _MAX_INDEX_BYTES = 1 << 30
+_MAX_HEADER_BYTES = 10_000
+# Not evaluated as Python, as numpy does: an expression nested deep enough exhausts the parser.
+_NPY_HEADER = re.compile(
+    r"\{ *'descr': *'(?P<dtype>[<>|=]?[A-Za-z][0-9]{0,9})', *'fortran_order': *(?P<fortran>False|True), *"
+    r"'shape': *\((?P<shape>(?:[0-9]{1,15}, *)*(?:[0-9]{1,15})?)\),? *\}\s*"
+)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_DTYPES = {"<f2": np.dtype("<f2"), "<f4": np.dtype("<f4")}
 _PICKLE_REMEDY = (
     "is a pickle, which runs code when loaded, so it never is; make JSON of its names and numbers without loading it: "
     "python -c \"import json, pickletools as p, sys; f = [x for o, x, _ in p.genops(open(sys.argv[1], 'rb')) "
@@ -98,27 +107,38 @@ def _open_npy(path: Path, *, classes: int) -> npt.NDArray[Any]:
             if file.read(2).startswith(b"\x80"):
                 raise UsageError(f"{path}: {_PICKLE_REMEDY}")
             file.seek(0)
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in read_header:
-                raise FormatError(f"{path}: is .npy version {version}, needs 1.0 or 2.0; save it again with numpy.save")
-            shape, fortran, dtype = read_header[version](file)
+            header = _NPY_HEADER.fullmatch(_npy_header(file, path))
             start = file.tell()
             size = path.stat().st_size - start
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, SyntaxError, TypeError, EOFError) as error:
-        raise FormatError(f"{path}: is not .npy ({str(error)[:200]}); check --format and --file") from error
-    fits = len(shape) == 2 and shape[0] > 0 and shape[1] == classes and str(dtype) in ("float16", "float32")
-    if not fits:
+    if header is None:
+        raise FormatError(f"{path}: is not .npy of plain numbers; check --format and --file")
+    shape = tuple(int(size) for size in header["shape"].replace(",", " ").split())
+    dtype = _DTYPES.get(header["dtype"])
+    if dtype is None or len(shape) != 2 or shape[0] == 0 or shape[1] != classes:
         raise FormatError(
-            f"{path}: holds {dtype} of shape {shape}, needs float16 or float32 of N x {classes}; check --format"
+            f"{path}: holds {header['dtype']} of shape {shape}, needs <f2 (float16) or <f4 (float32) of N x {classes}; "
+            "check --format"
         )
     if size != shape[0] * shape[1] * dtype.itemsize:
         raise FormatError(
             f"{path}: has {size} bytes of values, its shape {shape} needs another number; download it again"
         )
-    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
+    order: Literal["F", "C"] = "F" if header["fortran"] == "True" else "C"
+    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape, order=order)
+
+
+def _npy_header(file: BinaryIO, path: Path) -> str:
+    """The text that describes the array; `file` is left where the values begin. Empty for what is not .npy."""
+    magic, major = file.read(6), file.read(2)[:1]
+    if magic != b"\x93NUMPY" or not major:
+        return ""
+    if major not in (b"\x01", b"\x02"):
+        raise FormatError(f"{path}: is .npy version {major[0]}, needs 1 or 2; save it again with numpy.save")
+    width = 2 if major == b"\x01" else 4
+    length = int.from_bytes(file.read(width), "little")
+    return file.read(length).decode("latin-1") if length <= _MAX_HEADER_BYTES else ""
 
 
 def _read_index(path: Path) -> Iterator[tuple[str, int]]:
@@ -143,6 +163,10 @@ def _read_index(path: Path) -> Iterator[tuple[str, int]]:
     for name, row in pairs:
         if not isinstance(name, str) or len(name) > MAX_NAME_BYTES or not isinstance(row, int) or isinstance(row, bool):
             raise FormatError(f"{path}: has entry {str(name)[:80]!r}: {str(row)[:80]!r}, needs a name and a row number")
+        if _LONE_SURROGATE.search(name):
+            raise FormatError(
+                f"{path}: has the name {name[:80]!r}, which is no Unicode text; spell it right, or as clip key"
+            )
         yield name, row
 
 

@@ -179,6 +179,7 @@ def open_ced(
             for names, chunks in chunk_batches(index, (), chunk_ms):
                 stop = start + len(names)
                 if stop > len(values) or len(values) != len(classes):
+                    start = -1  # which no file has: else the end of a batch could be taken for the end of the index
                     break
                 rows = _rows_of(names, chunks, matcher, keys, seen, where=str(index))
                 got = rows.kept

@@ -4,7 +4,7 @@ Imported labels have no audio identity of their own; the label shards carry that
 provenance says that they were imported. So the checks before writing are all that ties them to this audio.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def import_labels(
         committed = {side.shard: side for side in opened.label_shards(split, labels)}
         for before in committed.values():
             _check_same_import(before, made, codec)
+        _check_same_clips(committed, audio_shards, samples)
         found, lag = examine(opened, split, foreign, samples, spec.sample_rate, reference, progress)
         refuse(found, lag, unchecked=unchecked, allow_lag=allow_lag)
         # What the first run found stays in the provenance of all: shards packed later do not make another label set.
@@ -84,11 +85,7 @@ def import_labels(
         written: list[LabelSidecar] = []
         done = 0
         for side in audio_shards:
-            kept = committed.get(side.shard)
-            if kept is not None:
-                _check_same_clips(kept, side)
-                check_tar_size(kept)
-            written.append(kept or _write_shard(folder, side, foreign, provenance, codec))
+            written.append(committed.get(side.shard) or _write_shard(folder, side, foreign, provenance, codec))
             done += len(side.clips)
             progress("writing clips", done, len(samples))
     finally:
@@ -151,11 +148,25 @@ def _check_same_import(committed: LabelSidecar, made: Mapping[str, Any], codec: 
         )
 
 
-def _check_same_clips(committed: LabelSidecar, audio: AudioSidecar) -> None:
-    if committed.clips.key != audio.clips.key or committed.clips.identity != audio.clips.identity:
-        raise UsageError(
-            f"{committed.path} labels other audio than {audio.path} holds: remove the label shard and import again"
-        )
+def _check_same_clips(
+    committed: Mapping[int, LabelSidecar], audio_shards: Sequence[AudioSidecar], stored: Container[str]
+) -> None:
+    """Beside label shards of other audio shards than these, a new one would label clips twice. Those of shards that
+    are gone, clips and all, are let be."""
+    audio_of = {side.shard: side.clips for side in audio_shards}
+    for shard, side in committed.items():
+        audio = audio_of.get(shard)
+        if audio is None:
+            fits = not any(key in stored for key in side.clips.key)
+        else:
+            fits = (side.clips.key, side.clips.identity) == (audio.key, audio.identity)
+        if not fits:
+            raise UsageError(
+                f"{side.path}: labels other audio than shard {side.path.stem} of {audio_shards[0].path.parent} holds, "
+                "or the same in another order; use another --labels name, or import into the dataset as it was packed "
+                "and transcode it again"
+            )
+        check_tar_size(side)
 
 
 def _only_audio(dataset: Dataset, split: str) -> str:

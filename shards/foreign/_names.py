@@ -1,5 +1,6 @@
 """Which clip of a dataset a name in a foreign file means, and how far the two cover each other."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from pipeline import AudioSetKeys, MetadataError, path_key, split_key
 from shards._dataset import KeyMode
 
 _EXAMPLES = 5
+_SPELLED = re.compile(r"[A-Za-z0-9_-]{11}_(?:0|[1-9][0-9]{0,11})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class NameMatcher:
 
     def __post_init__(self) -> None:
         if self.mode == "audioset":
-            parts = [split_key(key) for key in sorted(self.keys)]
+            # Keys of other ids and starts no name can spell.
+            parts = [split_key(key) for key in sorted(self.keys) if _SPELLED.fullmatch(key)]
             columns = {"ytid": [stem for stem, _ in parts], "start_ms": [start_ms for _, start_ms in parts]}
             self._clips = AudioSetKeys(pa.table(columns, pa.schema([("ytid", pa.string()), ("start_ms", pa.int64())])))
 
@@ -89,7 +92,14 @@ class NameMatcher:
     def _count(self, kind: str, example: str) -> None:
         self._counts[kind] += 1
         if len(self._examples[kind]) < _EXAMPLES:
-            self._examples[kind].append(example)
+            self._examples[kind].append(printable(example))
+
+
+def printable(text: str) -> str:
+    """What a foreign file says, for a terminal: characters that would command it are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
 
 
 def decoded(names: Iterable[bytes]) -> list[str]:

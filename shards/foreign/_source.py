@@ -74,7 +74,7 @@ class ForeignFiles:
         if self.tail is not None:
             spelled += ["--tail", self.tail]
         if self.chunk_ms is not None:
-            spelled += ["--chunk-s", f"{self.chunk_ms / 1000:g}"]
+            spelled += ["--chunk-s", f"{self.chunk_ms / 1000:.7g}"]
         return (*spelled, *(("--augmented",) if self.augmented else ()))
 
 
