@@ -48,7 +48,7 @@ from shards import (
 
 STAGE_VERSION = 1  # raised when the same recordings would give other shards
 MAX_CLIPS_PER_SHARD = 10_000
-"""With them a sidecar still has about a fifth of what readers take, whatever the keys; found out now, not at commit."""
+"""A sidecar of as many is within what readers take even with the longest keys; of more, only the commit would tell."""
 _THREADS = 2
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")

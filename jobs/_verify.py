@@ -1,6 +1,5 @@
 """Verification as a job: what sidecars and tables tell is found by the driver, what tars tell by a worker a shard."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ class _CheckTask(ShardTask):
 
 @dataclass(frozen=True, kw_only=True)
 class _CheckResult(ShardResult):
-    """`problems` are bounded for each shard, see `check_shard`."""
+    """`problems` are bounded for each shard, see `check_shard`. unreachable: why its store could not be read."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[Problem, ...] = ()
+    unreachable: str | None = None
 
 
 def verify_job(
@@ -46,7 +46,8 @@ def verify_job(
 
     A shard that no worker could check is a problem too, of kind "unchecked". executor, workers and ray_address are as
     for `run_stage`, the others as for `verify`; with `progress`, that of the workers is shown as of any stage.
-    Raises UsageError for wrong use and where there is no dataset, IntegrityError if no worker can start, Interrupted.
+    Raises UsageError for wrong use and where there is no dataset, IntegrityError if no worker can start, OSError if a
+    store cannot be reached, Interrupted.
     """
     if isinstance(root, Path) and not root.is_absolute():
         raise UsageError(f"{root} is relative, a job needs an absolute path: it may run in another folder")
@@ -68,7 +69,11 @@ def verify_job(
             raise IntegrityError(f"{root}: is not verified: {run.driver.gave_up}")
         if run.stopped is not None:
             raise Interrupted(run.stopped)
-        found = {result.shard: result.problems for result in run.driver.done if isinstance(result, _CheckResult)}
+        results = [result for result in run.driver.done if isinstance(result, _CheckResult)]
+        for result in results:
+            if result.unreachable is not None:
+                raise OSError(result.unreachable)
+        found = {result.shard: result.problems for result in results}
         for lost in run.driver.quarantined:
             detail = f"could not be checked ({lost.reason}); verify again"
             found[lost.shard] = (Problem(shards[lost.shard].path, None, "unchecked", detail),)
@@ -78,15 +83,35 @@ def verify_job(
 
 
 def open_verify_worker(config: VerifyConfig) -> ShardFunction:
-    return functools.partial(_check, config)
+    return _Checker(config).check
 
 
-def _check(config: VerifyConfig, task: ShardTask) -> ShardResult:
-    if not isinstance(task, _CheckTask):
-        raise TypeError(f"task is {type(task).__name__}, needs what verify_job made")
-    shard = task.checked
-    problems = check_shard(shard.path, shard.kind, decode=config.decode, stop=_stop)
-    return _CheckResult(shard=task.shard, stored=task.clips, bytes=shard.tar_bytes, problems=problems)
+class _Checker:
+    """Once a store cannot be reached, nothing more is asked of it: the verification ends without an answer."""
+
+    def __init__(self, config: VerifyConfig) -> None:
+        self._config = config
+        self._unreachable: str | None = None
+
+    def check(self, task: ShardTask) -> ShardResult:
+        if not isinstance(task, _CheckTask):
+            raise TypeError(f"task is {type(task).__name__}, needs what verify_job made")
+        shard = task.checked
+        problems: tuple[Problem, ...] = ()
+        if self._unreachable is None:
+            try:
+                problems = check_shard(shard.path, shard.kind, decode=self._config.decode, stop=_stop)
+            except OSError as error:
+                if isinstance(shard.path, Path):  # no store: another worker may read it
+                    raise
+                self._unreachable = " ".join(str(error).split())
+        return _CheckResult(
+            shard=task.shard,
+            stored=task.clips,
+            bytes=shard.tar_bytes,
+            problems=problems,
+            unreachable=self._unreachable,
+        )
 
 
 def _stop() -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -288,8 +289,11 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _import_labels(arguments: argparse.Namespace) -> int:
+    from pipeline import UsageError
     from shards import ForeignFiles, import_labels
 
+    if arguments.chunk_s is not None and not math.isfinite(arguments.chunk_s * 1000):
+        raise UsageError(f"--chunk-s is {arguments.chunk_s}, needs a number of seconds")
     source = ForeignFiles(
         format=arguments.format,
         files=tuple(arguments.file),

@@ -24,6 +24,7 @@ from shards import (
     LabelRefused,
     LabelShardWriter,
     LabelSidecar,
+    check_audio_codec,
     check_tar_size,
     command_arguments,
     fingerprint,
@@ -72,7 +73,8 @@ def label_stage(
     Loads the teacher once here, so that a wrong checkpoint is an error before any worker starts and so that labels of
     another provenance are refused instead of mixed with these. On the CPU: the GPUs are the workers' alone.
 
-    Raises UsageError (paths, names, a label set of another provenance or of other audio) and TeacherError (checkpoint).
+    Raises UsageError (paths, names, audio that cannot be decoded here, a label set of another provenance, of other
+    audio or of other shards) and TeacherError (checkpoint).
     """
     if not dataset.is_absolute():
         raise UsageError(f"--dataset is {str(dataset)!r}, needs an absolute path: workers run in folders of their own")
@@ -89,6 +91,8 @@ def label_stage(
         raise UsageError(
             f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
         )
+    for stored in {(shard.codec, shard.spec) for shard in audio_shards}:
+        check_audio_codec(*stored)
     provenance = canonical_json(_provenance(teacher.open("cpu"), split, audio, codec))
     config = LabelConfig(
         dataset=dataset, split=split, audio=audio, labels=labels, teacher=teacher, provenance=provenance,
@@ -249,8 +253,8 @@ def _found_in(labels: LabelSidecar, audio_shards: Sequence[AudioSidecar]) -> int
 def _resharded(labels: LabelSidecar, folder: Path) -> UsageError:
     """Such labels are whole, and bound by key; only this stage goes by the number of the shard."""
     return UsageError(
-        f"{labels.path} labels clips that lie in other shards of {folder}, as in a copy that was sharded anew: label "
-        "in the dataset as it was packed and transcode again, or choose another --labels name"
+        f"{labels.path} labels clips that {folder} has in shards made otherwise, as a copy that was sharded anew has: "
+        "label in the dataset as it was packed and transcode again, or choose another --labels name"
     )
 
 

@@ -23,7 +23,7 @@ _NPY_HEADER = re.compile(
     r"'shape': *\((?P<shape>(?:[0-9]{1,15}, *)*(?:[0-9]{1,15})?)\),? *\}\s*"
 )
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_DTYPES = {"<f2": np.dtype("<f2"), "<f4": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"<f2": np.dtype("<f2"), "<f4": np.dtype("<f4")}
 _PICKLE_REMEDY = (
     "is a pickle, which runs code when loaded, so it never is; make JSON of its names and numbers without loading it: "
     "python -c \"import json, pickletools as p, sys; f = [x for o, x, _ in p.genops(open(sys.argv[1], 'rb')) "
@@ -118,8 +118,8 @@ def _open_npy(path: Path, *, classes: int) -> npt.NDArray[Any]:
     dtype = _DTYPES.get(header["dtype"])
     if dtype is None or len(shape) != 2 or shape[0] == 0 or shape[1] != classes:
         raise FormatError(
-            f"{path}: holds {header['dtype']} of shape {shape}, needs <f2 (float16) or <f4 (float32) of N x {classes}; "
-            "check --format"
+            f"{path}: holds {header['dtype']} of shape {str(shape)[:80]}, needs <f2 (float16) or <f4 (float32) of "
+            f"N x {classes}; check --format"
         )
     if size != shape[0] * shape[1] * dtype.itemsize:
         raise FormatError(
@@ -165,7 +165,7 @@ def _read_index(path: Path) -> Iterator[tuple[str, int]]:
             raise FormatError(f"{path}: has entry {str(name)[:80]!r}: {str(row)[:80]!r}, needs a name and a row number")
         if _LONE_SURROGATE.search(name):
             raise FormatError(
-                f"{path}: has the name {name[:80]!r}, which is no Unicode text; spell it right, or as clip key"
+                f"{path}: has the name {name[:80]!r}, which is no Unicode text; give its clip key instead"
             )
         yield name, row
 

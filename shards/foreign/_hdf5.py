@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline import FormatError, UsageError
 from shards.foreign._heap import RECORD_BYTES, GlobalHeap
+from shards.foreign._names import printable
 
 MAX_NAME_BYTES = 512
 
@@ -97,7 +98,7 @@ class ForeignHdf5:
         h5py = require_h5py()
         link = self._file.get(name, getlink=True)
         if link is None:
-            has = ", ".join(sorted(self._file)[:10]) or "nothing"
+            has = printable(", ".join(sorted(self._file)[:10])[:200]) or "nothing"
             raise FormatError(f"{self.path}: has no dataset {name!r} but {has}; check --format")
         if not isinstance(link, h5py.HardLink):
             raise FormatError(
@@ -269,4 +270,4 @@ def _checked_fletcher32(content: bytes) -> bytes:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return printable(" ".join(str(error).split())[:200]) or type(error).__name__

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import FormatError, UsageError
 from shards.foreign._hdf5 import MAX_NAME_BYTES
+from shards.foreign._names import printable
 
 _MAX_LIST_BYTES = 4096
 _BATCH_ROWS = 65_536
@@ -25,7 +26,7 @@ def chunk_batches(path: Path, lists: tuple[str, ...], chunk_ms: int) -> Iterator
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         if not {*texts, "start", "end"} <= set(schema.names) or not 0 < rows <= _MAX_ROWS:
-            has = f"{rows} rows of {', '.join(schema.names)[:200]}"
+            has = f"{rows} rows of {printable(', '.join(schema.names)[:200])}"
             raise FormatError(f"{path}: has {has}; needs {', '.join((*texts, 'start', 'end'))}: check --format")
         # As dictionaries: one long text that a file repeats a million times stays one text in memory.
         coded = [name for name in texts if not _is_list(schema.field(name).type)]
@@ -36,9 +37,8 @@ def chunk_batches(path: Path, lists: tuple[str, ...], chunk_ms: int) -> Iterator
                 chunks = _chunk_numbers(batch, chunk_ms, path)
                 yield batch.column("filename"), chunks, *(batch.column(name) for name in lists)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise FormatError(
-            f"{path}: is missing, damaged or not parquet ({str(error).splitlines()[0][:200]}); download it again"
-        ) from error
+        why = printable(str(error).partition("\n")[0][:200])
+        raise FormatError(f"{path}: is missing, damaged or not parquet ({why}); download it again") from error
 
 
 def _check_texts(batch: pa.RecordBatch, texts: Sequence[str], path: Path) -> None:
@@ -90,7 +90,7 @@ def numbers(column: pa.Array, dtype: pa.DataType, where: str) -> npt.NDArray[Any
     try:
         flat: npt.NDArray[Any] = pc.list_flatten(lists).cast(dtype).to_numpy(zero_copy_only=False)
     except pa.ArrowException as error:
-        raise FormatError(f"{where} is no list of numbers ({str(error)[:200]}); check --format") from error
+        raise FormatError(f"{where} is no list of numbers ({printable(str(error)[:200])}); check --format") from error
     return flat.reshape(len(lists), lengths[0] if lengths else 1)
 
 

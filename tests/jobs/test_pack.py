@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,32 @@ import pytest
 import soundfile
 
 from jobs import Stage, StageReport, pack_stage, run_stage
-from pipeline import AudioSpec, IntegrityError, MetadataError, UsageError, clip_from_file, path_key, read_hard
-from shards import AudioReader, AudioSidecar, Dataset, read_manifest, verify, write_manifest
+from jobs._pack import MAX_CLIPS_PER_SHARD
+from pipeline import (
+    ACOUSTIC_BYTES,
+    AudioSpec,
+    IntegrityError,
+    MetadataError,
+    UsageError,
+    clip_from_file,
+    path_key,
+    read_hard,
+)
+from pipeline._keys import MAX_KEY_LENGTH
+from sed_distill.cli import main
+from shards import (
+    AudioClips,
+    AudioReader,
+    AudioSidecar,
+    Dataset,
+    Refusals,
+    read_manifest,
+    verify,
+    write_manifest,
+)
+from shards._sidecar import sidecar_bytes
+from shards._sidecar_parse import MAX_SIDECAR_BYTES
+from shards.codecs import _audio_fast
 
 SPEC = AudioSpec().name
 
@@ -215,6 +240,9 @@ def test_wrong_use(tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyP
         (d, recordings, {"strong_tsv": weak}, "keys path cannot match them"),
         (d, recordings, {"weak_csv": listed}, "none of its 1 paths .*elsewhere/x.wav"),
         (d, recordings, {"clips_per_shard": 0}, "at least 1"),
+        (d, recordings, {"clips_per_shard": 10_001}, "at most 10000: readers refuse"),
+        (d, recordings, {"codec": "mp3"}, "needs one of flac, pcm16, fast"),
+        (d, recordings, {"audio_spec": AudioSpec(sample_rate=700_000)}, "FLAC cannot hold mono-700000hz"),
         (d, recordings, {"split": "train"}, "split is 'train'"),
         (d, tmp_path / "empty", {}, "holds no recordings"),
         (d, tmp_path / "absent", {}, "is not a folder"),
@@ -225,10 +253,46 @@ def test_wrong_use(tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyP
     for dataset, folder, options, message in cases:
         with pytest.raises(UsageError, match=message):
             pack(dataset, folder, **options)
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "numcodecs", None)
+        absent.setattr(_audio_fast, "_blosc", _audio_fast._blosc.__wrapped__)
+        with pytest.raises(UsageError, match="pip install"):
+            pack(d, recordings, codec="fast")
     assert not d.exists()
     pack(d, recordings)
     with pytest.raises(UsageError, match="keyed by path"):
         pack(d, recordings, keys="audioset", weak_csv=_one_present(tmp_path, recordings))
+
+
+def test_readers_take_the_sidecar_of_the_biggest_shard() -> None:
+    """With keys as long as they may be, and every clip stored or every clip rejected at length."""
+    clips = MAX_CLIPS_PER_SHARD
+    key = tuple(f"{number:0{MAX_KEY_LENGTH}}" for number in range(clips))
+    about = {
+        "path": Path("000000.json"), "shard": 0, "spec": AudioSpec(clip_ms=3_600_000), "codec": "pcm16",
+        "tar_bytes": 2**40, "tar_sha256": "f" * 64, "provenance": {}, "software": {},
+    }  # fmt: skip
+    hexes = ("f" * 32,) * clips
+    many = (2**40,) * clips
+    stored = AudioClips(
+        key=key, offset=many, length=many, crc32c=many, identity=hexes, samples=many,
+        acoustic=("f" * 2 * ACOUSTIC_BYTES,) * clips, origin=("o" * 20,) * clips, cut_samples=many,
+        clipped_samples=many, flags=(("cut", "clipped", "resampled"),) * clips,
+    )  # fmt: skip
+    rejected = Refusals(key=key, reason=("unreadable",) * clips, detail=("d" * 500,) * clips)
+    none = {kind: kind(**{field.name: () for field in fields(kind)}) for kind in (AudioClips, Refusals)}
+    for columns in ({"clips": stored, "rejected": none[Refusals]}, {"clips": none[AudioClips], "rejected": rejected}):
+        size = len(sidecar_bytes(AudioSidecar(**about, **columns)))
+        assert MAX_SIDECAR_BYTES / 4 < size < MAX_SIDECAR_BYTES / 1.5
+
+
+def test_command(tmp_path: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["pack", "--dataset", str(tmp_path / "d"), "--split", "weak", "--folder", str(recordings)]
+    command += ["--keys", "path", "--executor", "local"]
+    assert main([*command, "--ray-address", "127.0.0.1:1"]) == 2
+    assert "--ray-address is for --executor ray" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "which and why: " in capsys.readouterr().out
 
 
 def _one_present(tmp_path: Path, recordings: Path) -> Path:

@@ -1,6 +1,8 @@
 """Copies in another codec: the same clips to the bit, the same label bytes, whatever happens on the way."""
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import StageReport, run_stage, transcode_stages
+from jobs._transcode_labels import copy_label_shard
 from jobs._transcode_plan import Span, assign
-from pipeline import FormatError, IntegrityError, UsageError
+from pipeline import AudioSpec, FormatError, IntegrityError, UsageError
 from sed_distill.cli import main
 from shards import (
     AudioReader,
+    AudioShardWriter,
     AudioSidecar,
     Dataset,
+    LabelReader,
+    LabelShardWriter,
+    LabelSidecar,
     MixedLoader,
     Source,
     evaluation_batches,
     read_audio_sidecar,
+    read_label_sidecar,
     read_manifest,
     rows_sha256,
     verify,
@@ -323,6 +332,144 @@ def test_a_damaged_label_shard_is_quarantined(source: Path, tmp_path: Path) -> N
     assert verify(tmp_path / "copy") == ()
 
 
+@pytest.mark.parametrize("left", ["some", "none", "of other audio"])
+def test_label_shards_that_the_dataset_no_longer_has_are_refused(source: Path, tmp_path: Path, left: str) -> None:
+    """They would be taken for labels of the dataset: moved to quarantine there, or made again under other numbers."""
+    out = tmp_path / "copy"
+    copy(source, out)
+    ours, theirs = (Dataset(root).labels_folder("weak", "frames") for root in (source, out))
+    for path in list(ours.glob("00000[12].*" if left == "some" else "*.*")):
+        path.unlink()
+    if left == "of other audio":
+        for path in Dataset(source).labels_folder("weak", "directions").iterdir():
+            shutil.copy(path, ours / path.name)
+    message = {
+        "some": r"frames/000001\.json: .*has not; move",
+        "none": r"000000\.json",
+        "of other audio": r"other labels",
+    }
+    with pytest.raises(UsageError, match=message[left]):
+        copy(source, out)
+    if left == "some":
+        for path in list(theirs.glob("00000[12].*")):
+            path.rename(tmp_path / path.name)
+        copy(source, out)
+        assert tree(out).keys() == tree(source).keys()
+    elif left == "none":
+        # What the dataset never had is the copy's own.
+        theirs.rename(theirs.parent / "own")
+        copy(source, out)
+        assert {path.name for path in theirs.parent.iterdir()} == {"own", "soft", "tags", "directions"}
+
+
+def _other_labels(shard: LabelSidecar, folder: Path) -> LabelSidecar:
+    """The shard as another teacher would have written it: as many bytes, and others."""
+    with LabelReader(shard) as stored:
+        labels = {key: stored.read(row) for row, key in enumerate(shard.clips.key) if shard.clips.length[row]}
+    audio = read_audio_sidecar(shard.path.parents[2] / "audio" / shard.spec.name / shard.path.name)
+    with LabelShardWriter(
+        folder, audio, target=shard.target, provenance={"stage": "another"}, codec=shard.codec
+    ) as writer:
+        for row, key in enumerate(shard.clips.key):
+            if key in labels:
+                writer.add(key, -labels[key])
+            else:
+                place = shard.failed.key.index(shard.clips.key[row])
+                writer.fail(key, shard.failed.reason[place], shard.failed.detail[place])
+        return writer.commit()
+
+
+@pytest.mark.parametrize(("replaced", "expected"), [(2, {"new", "old"}), (1, {"none", "old"})])
+def test_a_label_shard_that_is_replaced_meanwhile_is_copied_whole_or_not_at_all(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: int, expected: set[str]
+) -> None:
+    """Whoever labels again in the dataset may do so at any moment, here at each read of the sidecar in turn.
+
+    replaced: 2 for sidecar and tar; 1 for the sidecar alone, by a program that knows of no order.
+    """
+    shard = Dataset(source).label_shards("weak", "frames")[0]
+    other = _other_labels(shard, tmp_path / "other")
+    names = (shard.path.name, shard.tar_path.name)
+    before, after = ([folder / name for name in names] for folder in (shard.path.parent, other.path.parent))
+    old, new = ([path.read_bytes() for path in paths] for paths in (before, after))
+    assert old[0] != new[0]
+    assert len(old[1]) == len(new[1])
+    opened = Path.open
+    reads = 0
+
+    def replacing(path: Path, *arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        if path == shard.path:
+            reads += 1
+            if reads == point:
+                for name, content in list(zip(before, new, strict=True))[:replaced]:
+                    name.unlink()
+                    name.write_bytes(content)
+        return opened(path, *arguments, **options)
+
+    ends = set()
+    for point in range(1, 4):
+        reads = 0
+        out = tmp_path / f"copy-{point}"
+        (stage,) = (
+            stage
+            for stage in transcode_stages(dataset=source, out=out, codec="pcm16")
+            if stage.name.endswith("frames") and stage.output.parent.parent.name == "weak"
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", replacing)
+            run_stage(stage, executor="local", progress=False)
+        folder = Dataset(out).labels_folder("weak", "frames")
+        committed = [(folder / name).read_bytes() for name in names] if (folder / names[0]).exists() else None
+        assert committed in (old, new, None)
+        ends.add("none" if committed is None else "old" if committed == old else "new")
+        for name, content in zip(before, old, strict=True):
+            name.write_bytes(content)
+    assert ends == expected
+
+
+def test_a_label_shard_that_gets_in_between_is_replaced_sidecar_first(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run may have committed it since this one was planned. Whatever point is the last one, no tar is there
+    under the sidecar of another, and a disk that is full leaves what was there."""
+    stage = next(
+        stage for stage in transcode_stages(dataset=source, out=tmp_path / "copy", codec="pcm16")
+        if stage.output.parent.parent.name == "weak" and stage.output.name == "frames"
+    )  # fmt: skip
+    shard = Dataset(source).label_shards("weak", "frames")[0]
+    (task,) = (task for task in stage.tasks if task.shard == shard.shard)
+    replaced = Path.replace
+    writes = Path.write_bytes
+    seen: list[bool] = []
+
+    def looking(path: Path, target: Path) -> Path:
+        moved = replaced(path, target)
+        there = stage.output / shard.path.name
+        if there.exists():
+            committed = read_label_sidecar(there)
+            seen.append(hashlib.sha256(committed.tar_path.read_bytes()).hexdigest() == committed.tar_sha256)
+        else:
+            seen.append(True)
+        return moved
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    other = _other_labels(shard, stage.output)
+    before = tree(tmp_path / "copy")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        copy_label_shard(stage.config, task)
+    monkeypatch.setattr(Path, "write_bytes", writes)
+    assert tree(tmp_path / "copy") == before
+    monkeypatch.setattr(Path, "replace", looking)
+    copy_label_shard(stage.config, task)
+    assert seen == [True, True]
+    assert other.path.read_bytes() == shard.path.read_bytes()
+    assert other.tar_path.read_bytes() == shard.tar_path.read_bytes()
+
+
 def test_a_dataset_that_contradicts_itself_is_refused(source: Path, tmp_path: Path) -> None:
     folder = Dataset(source).audio_folder("weak", MONO.name)
     whole = read_manifest(folder / "manifest.parquet")
@@ -392,6 +539,7 @@ def test_wrong_use_writes_nothing(varied: Path, tmp_path: Path, monkeypatch: pyt
     for options, message in (
         ({"codec": "mp3"}, "needs one of flac, pcm16, fast"),
         ({"clips_per_shard": 0}, "at least 1"),
+        ({"clips_per_shard": 10_001}, "at most 10000: readers refuse"),
         ({"splits": ["weak", "dev"]}, r"splits are weak, strong; there is no dev"),
         ({"audio": ["mono-16000hz-10000ms"]}, "there is no mono-16000hz-10000ms"),
         ({"out": Path("copy")}, "relative"),
@@ -402,14 +550,35 @@ def test_wrong_use_writes_nothing(varied: Path, tmp_path: Path, monkeypatch: pyt
         arguments: dict[str, object] = {"source": varied, "out": out} | options
         with pytest.raises(UsageError, match=message):
             copy(**arguments)
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "numcodecs", None)
+        absent.setattr(_audio_fast, "_blosc", _audio_fast._blosc.__wrapped__)
+        with pytest.raises(UsageError, match="pip install"):
+            copy(varied, out)
+    assert not out.exists()
+    Dataset.create(out, keys="audioset")
+    with pytest.raises(UsageError, match="keyed by audioset"):
+        copy(varied, out, "pcm16")
+
+
+def test_a_spec_or_a_source_that_this_machine_cannot_handle_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker would find out for its shard, and all shards would be quarantined."""
+    dataset = Dataset.create(tmp_path / "source", keys="path")
+    spec = AudioSpec(sample_rate=700_000, clip_ms=40)
+    with AudioShardWriter(
+        dataset.audio_folder("weak", spec.name), 0, spec=spec, provenance={"stage": "other"}, codec="fast"
+    ) as writer:
+        writer.add("aa_0", np.arange(900, dtype=np.int16), origin="wav")
+        writer.commit()
+    with pytest.raises(UsageError, match="FLAC cannot hold mono-700000hz"):
+        copy(dataset.root, tmp_path / "copy", "flac")
     monkeypatch.setitem(sys.modules, "numcodecs", None)
     monkeypatch.setattr(_audio_fast, "_blosc", _audio_fast._blosc.__wrapped__)
     with pytest.raises(UsageError, match="pip install"):
-        copy(varied, out)
-    assert not out.exists()
-    Dataset.create(out, keys="path")
-    with pytest.raises(UsageError, match="keyed by path"):
-        copy(varied, out, "pcm16")
+        copy(dataset.root, tmp_path / "copy", "pcm16")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_from_a_store(varied: Path, tmp_path: Path) -> None:
@@ -449,6 +618,8 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert verify(tmp_path / "copy") == ()
     assert main([*command, "--codec", "flac"]) == 2
     assert "is not what this call would write" in capsys.readouterr().err
+    assert main([*command, "--codec", "fast", "--ray-address", "127.0.0.1:1"]) == 2
+    assert "--ray-address is for --executor ray" in capsys.readouterr().err
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,13 +1,14 @@
 """A published label set on other copies of its clips; what was done to each copy says what must become of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soxr
 
-from pipeline import AudioSpec, UsageError
+from pipeline import AudioSpec, IntegrityError, UsageError
 from sed_distill.cli import main
 from shards import (
     ATTACH_REPORT_NAME,
@@ -256,8 +257,100 @@ def test_audio_replaced_since(originals: dict[str, Pcm], published: Path, tmp_pa
     dataset = write_audio(tmp_path / "copy", {KEYS[0]: originals[KEYS[0]]}, clips_per_shard=4)
     attach(dataset, published)
     write_audio(tmp_path / "copy", {KEYS[0]: as_mp3(originals[KEYS[0]])}, clips_per_shard=4)
+    with pytest.raises(UsageError, match=r"000000\.json: labels other audio .*use another --labels name, or attach to"):
+        attach(dataset, published)
+
+
+def test_keys_that_changed_places_since(published: Path, originals: dict[str, Pcm], tmp_path: Path) -> None:
+    """Both clips sound the same, so only their keys tell them apart."""
+    silence = originals[SILENT]
+    dataset = write_audio(tmp_path / "copy", {SILENT: silence, "other_0": silence}, clips_per_shard=4)
+    attach(dataset, published)
+    write_audio(tmp_path / "copy", {"other_0": silence, SILENT: silence}, clips_per_shard=4)
     with pytest.raises(UsageError, match=r"000000\.json: labels other audio"):
         attach(dataset, published)
+
+
+def test_audio_sharded_anew_since(originals: dict[str, Pcm], published: Path, tmp_path: Path) -> None:
+    """The labels that are there stay right; nothing tells to remove them, and nothing is added to them."""
+    dataset = write_audio(tmp_path / "copy", originals, clips_per_shard=4)
+    attach(dataset, published)
+    shutil.rmtree(dataset.audio_folder("weak", SPEC.name))
+    write_audio(tmp_path / "copy", originals, clips_per_shard=6)
+    before = files(dataset.labels_folder("weak", "teacher"))
+    with pytest.raises(
+        UsageError, match="use another --labels name, or attach to the dataset as it was packed"
+    ) as told:
+        attach(dataset, published)
+    assert "remove" not in str(told.value)
+    assert files(dataset.labels_folder("weak", "teacher")) == before
+    assert not verify(dataset.root)
+
+
+@pytest.mark.parametrize("later", [(KEYS[1], KEYS[0]), (KEYS[0], KEYS[2]), (KEYS[0],)], ids="-".join)
+def test_audio_replaced_while_labels_are_written(
+    originals: dict[str, Pcm], published: Path, tmp_path: Path, later: tuple[str, ...]
+) -> None:
+    dataset = write_audio(tmp_path / "copy", {key: originals[key] for key in KEYS[:2]}, clips_per_shard=4)
+
+    def replace(what: str, done: int, total: int) -> None:
+        if what == "comparing label shards" and done == total:
+            write_audio(tmp_path / "copy", {key: originals[key] for key in later}, clips_per_shard=4)
+
+    with pytest.raises(IntegrityError, match=r"000000\.json: was replaced since .* attach again"):
+        attach(dataset, published, progress=replace)
+    assert stored_labels(dataset) == {}
+    assert attach(dataset, published).attached == len(later)
+    assert stored_labels(dataset) == {key: member_of(key) for key in later}
+
+
+def test_other_audio_under_the_same_keys_while_labels_are_written(
+    originals: dict[str, Pcm], published: Path, tmp_path: Path
+) -> None:
+    dataset = write_audio(tmp_path / "copy", {KEYS[0]: originals[KEYS[0]]}, clips_per_shard=4)
+
+    def replace(what: str, done: int, total: int) -> None:
+        if what == "comparing label shards" and done == total:
+            write_audio(tmp_path / "copy", {KEYS[0]: originals[KEYS[1]]}, clips_per_shard=4)
+
+    with pytest.raises(IntegrityError, match="was replaced since"):
+        attach(dataset, published, progress=replace)
+    assert attach(dataset, published).counts["different"] == 1
+
+
+def test_a_download_that_is_completed(originals: dict[str, Pcm], published: Path, tmp_path: Path) -> None:
+    """Of three published shards one is there first: what was attached without the others is written again."""
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for suffix in ("tar", "json"):
+        shutil.copy(published / f"000000.{suffix}", partial)
+    mixed = dict(list(originals.items())[:5]) | dict(sorted(list(originals.items())[5:], reverse=True))
+    dataset = write_audio(tmp_path / "copy", mixed, clips_per_shard=4)
+    assert attach(dataset, partial).attached == 5
+    shutil.copytree(published, partial, dirs_exist_ok=True)
+    report = attach(dataset, partial)
+    assert (report.attached, report.shards, report.shards_kept) == (12, 4, 1)
+    assert stored_labels(dataset) == {key: None if key == FAILED else member_of(key) for key in mixed}
+    assert reasons(dataset) == {FAILED: ("not_finite", "logits hold NaN")}
+    assert attach(dataset, partial).shards_kept == 4
+    assert not verify(dataset.root)
+
+
+def test_a_set_that_is_published_anew(originals: dict[str, Pcm], published: Path, tmp_path: Path) -> None:
+    """The same provenance, other labels: for instance of a newer library."""
+    dataset = write_audio(tmp_path / "copy", originals, clips_per_shard=4)
+    attach(dataset, published)
+    (audio,) = write_audio(tmp_path / "set", {KEYS[0]: originals[KEYS[0]]}, clips_per_shard=1).audio_shards(
+        "weak", SPEC.name
+    )
+    anew = tmp_path / "anew"
+    with LabelShardWriter(anew, audio, target=TARGET, provenance=MADE, codec="small") as writer:
+        writer.add(KEYS[0], label_of(KEYS[1]))
+        writer.commit()
+    assert attach(dataset, anew).shards_kept == 0
+    without = dict.fromkeys(set(originals) - {KEYS[0]})
+    assert stored_labels(dataset) == without | {KEYS[0]: member_of(KEYS[1])}
+    assert set(reasons(dataset).values()) == {("absent", "the attached label set does not have this clip")}
 
 
 def test_wrong_use(originals: dict[str, Pcm], published: Path, tmp_path: Path) -> None:

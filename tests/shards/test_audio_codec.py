@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import AudioSpec, FormatError, IntegrityError, UsageError
-from shards import AUDIO_CODECS, audio_suffix, decode_audio, decode_fast, encode_audio, max_audio_bytes
+from shards import (
+    AUDIO_CODECS,
+    audio_suffix,
+    check_audio_codec,
+    decode_audio,
+    decode_fast,
+    encode_audio,
+    max_audio_bytes,
+)
 
 MONO = AudioSpec(sample_rate=16_000, clip_ms=1_000)
 FOA = AudioSpec(sample_rate=24_000, layout="foa", clip_ms=1_000)
@@ -272,6 +280,26 @@ def test_what_a_codec_cannot_hold():
         encode_audio(np.zeros(10, np.int16), MONO, "mp3")
 
 
+@pytest.mark.parametrize("codec", AUDIO_CODECS)
+@pytest.mark.parametrize("layout", ["mono", "foa"])
+@pytest.mark.parametrize("rate", [1_000, 16_000, 65_575, 192_000, 655_350, 700_000, 768_000])
+def test_whether_a_codec_can_hold_a_spec_is_known_before_any_clip(codec, layout, rate):
+    """FLAC has whole Hz up to 65,535, then tens of Hz up to 655,350 (RFC 9639, 9.1.2); the others have every rate."""
+    spec = AudioSpec(sample_rate=rate, layout=layout, clip_ms=200)
+    if codec == "flac" and (rate > 655_350 or (rate > 65_535 and rate % 10)):
+        with pytest.raises(UsageError, match=f"FLAC cannot hold {spec.name}"):
+            check_audio_codec(codec, spec)
+        return
+    check_audio_codec(codec, spec)
+    pcm = clip(spec, "noise", spec.max_samples)
+    np.testing.assert_array_equal(decode_audio(encode_audio(pcm, spec, codec), spec, pcm.shape[-1], codec, "it"), pcm)
+
+
+def test_a_codec_that_is_none_is_named():
+    with pytest.raises(UsageError, match=r"'mp3', needs one of flac, pcm16, fast"):
+        check_audio_codec("mp3", MONO)
+
+
 def test_without_the_library_the_message_says_what_to_install():
     """Fresh process, numcodecs made impossible to import: the other codecs work, `fast` says what it needs."""
     code = """if True:
@@ -279,18 +307,20 @@ def test_without_the_library_the_message_says_what_to_install():
         sys.modules["numcodecs"] = None
         import numpy
         from pipeline import AudioSpec, UsageError
-        from shards import decode_audio, encode_audio
+        from shards import check_audio_codec, decode_audio, encode_audio
         pcm = numpy.arange(100, dtype=numpy.int16)
         for codec in ("flac", "pcm16"):
+            check_audio_codec(codec, AudioSpec())
             assert (decode_audio(encode_audio(pcm, AudioSpec(), codec), AudioSpec(), 100, codec, "here") == pcm).all()
-        try:
-            encode_audio(pcm, AudioSpec(), "fast")
-        except UsageError as error:
-            print(error)
+        for asked in (lambda: encode_audio(pcm, AudioSpec(), "fast"), lambda: check_audio_codec("fast", AudioSpec())):
+            try:
+                asked()
+            except UsageError as error:
+                print(error)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
-    assert "pip install 'sed-distill[fast]'" in done.stdout
+    assert done.stdout.count("pip install 'sed-distill[fast]'") == 2
 
 
 def test_no_codec_library_is_loaded_before_it_is_needed_nor_uses_threads():

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline import FormatError, MetadataError, UsageError, audioset_strong_447, hard_table, write_hard
-from shards import Dataset, ForeignFiles, export_labels, import_labels, verify
+from shards import AudioShardWriter, Dataset, ForeignFiles, export_labels, import_labels, verify
 from tests.shards.import_examples import SPEC, Example, shifted, stored_labels, write_example
 
 
@@ -250,6 +250,71 @@ def test_clips_packed_later_join_the_same_label_set(tmp_path: Path) -> None:
     assert (report.shards, report.shards_kept, report.coverage.missing) == (3, 2, 0)
     assert len({side.fingerprint for side in example.dataset.label_shards("strong", "set")}) == 1
     assert not verify(example.dataset.root)
+
+
+def write_noise(example: Example, shard: int, keys: list[str]) -> None:
+    rng = np.random.default_rng(shard)
+    folder = example.dataset.audio_folder("strong", SPEC.name)
+    with AudioShardWriter(folder, shard, spec=SPEC, provenance={"made": "anew"}, codec="pcm16") as writer:
+        for key in keys:
+            writer.add(key, rng.integers(-9000, 9000, 10_000).astype(np.int16), origin="mp3")
+        writer.commit()
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+def test_nothing_is_added_to_labels_of_audio_that_was_sharded_anew(tmp_path: Path, shard: int) -> None:
+    """A clip would be labelled twice. The labels that are there stay right: nothing tells to remove them."""
+    example = write_example(tmp_path / "data", clips=30)
+    source = write_sed(tmp_path / "a.h5", example.names, example.logits)
+    import_labels(example.dataset, "strong", "set", source)
+    folder, audio = example.dataset.labels_folder("strong", "set"), example.dataset.audio_folder("strong", SPEC.name)
+    for suffix in ("json", "tar"):
+        (folder / f"000000.{suffix}").unlink()
+        for number in (1, 2):
+            (audio / f"00000{number}.{suffix}").unlink()
+    write_noise(example, 0, example.keys[:20])
+    if shard:
+        write_noise(example, shard, example.keys[20:])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        UsageError, match="use another --labels name, or import into the dataset as it was packed"
+    ) as told:
+        import_labels(example.dataset, "strong", "set", source)
+    assert "remove" not in str(told.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_labels_of_an_audio_shard_that_is_gone_are_let_be(tmp_path: Path) -> None:
+    example = write_example(tmp_path / "data", clips=30)
+    source = write_sed(tmp_path / "a.h5", example.names, example.logits)
+    import_labels(example.dataset, "strong", "set", source)
+    for suffix in ("json", "tar"):
+        (example.dataset.audio_folder("strong", SPEC.name) / f"000002.{suffix}").unlink()
+        (example.dataset.labels_folder("strong", "set") / f"000000.{suffix}").unlink()
+    report = import_labels(example.dataset, "strong", "set", source)
+    assert (report.shards, report.shards_kept, report.stored) == (2, 1, 20)
+    assert len(stored_labels(example.dataset, "strong", "set")) == 30
+
+
+def test_names_do_not_command_a_terminal(example: Example, tmp_path: Path) -> None:
+    names = [*example.names[:-1], "\x1b[2J\u202e\x9b.mp3"]
+    report = import_labels(example.dataset, "strong", "x", write_sed(tmp_path / "a.h5", names, example.logits))
+    assert all(line.isprintable() for line in report.lines())
+    assert report.coverage.examples["extra"] == (r"\x1b[2J\u202e\x9b.mp3",)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["\x1b]0;title\x07"] = [1]
+    with pytest.raises(FormatError, match=r"but \\x1b\]0;title\\x07;"):
+        import_labels(example.dataset, "strong", "y", ForeignFiles(format="pretrained-sed", files=(tmp_path / "b.h5",)))
+
+
+def test_a_stored_key_that_no_name_can_spell_is_not_matched() -> None:
+    from shards.foreign._names import NameMatcher
+
+    odd = (f"AAAAAAAAAAA_{'9' * 60}", f"BBBBBBBBBBB_{1 << 63}", "CCCCCCCCCCCC_0")
+    matcher = NameMatcher(frozenset({*odd, "DDDDDDDDDDD_0"}), "audioset")
+    names = (*odd, "AAAAAAAAAAA", "BBBBBBBBBBB", "CCCCCCCCCCC", "DDDDDDDDDDD")
+    assert [matcher.match(name, "f") for name in names] == [None] * 6 + ["DDDDDDDDDDD_0"]
+    assert (matcher.coverage().matched, matcher.coverage().missing, matcher.coverage().extra) == (1, 3, 6)
 
 
 def test_a_file_of_other_clips_is_refused(example: Example, tmp_path: Path) -> None:

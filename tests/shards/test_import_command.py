@@ -73,6 +73,9 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
         ["--index", "a.csv"],
         ["--reference", "none"],
         ["--augmented"],
+        ["--tail", "zero", "--chunk-s", "nan"],
+        ["--tail", "zero", "--chunk-s", "inf"],
+        ["--tail", "zero", "--chunk-s", "1e307"],
     ):
         assert main(["import-labels", *place(example.dataset, "x"), *file, *options]) == 2
         said = capsys.readouterr().err

@@ -1,9 +1,5 @@
-"""Top-k labels of CED and SAT, clip logits of EfficientAT: published layouts, against the arrays they were made of."""
+"""Top-k labels of CED and SAT: published layouts, against the arrays they were made of."""
 
-import json
-import pickle
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import FormatError, MetadataError, UsageError, audioset_weak_527
+from pipeline import FormatError, UsageError, audioset_weak_527
 from shards import ForeignFiles, import_labels
 from shards.foreign._chunks import Tail, open_sat
 from shards.foreign._names import NameMatcher
@@ -112,6 +108,23 @@ def test_ced_of_several_processes(example: Example, probabilities: npt.NDArray[n
     twice = replace(source, files=source.files * 2, index=source.index * 2)
     with pytest.raises(FormatError, match="two rows for chunk 0"):
         import_labels(example.dataset, "strong", "x", twice)
+
+
+@pytest.mark.parametrize("stored", [40, 80, 119])
+def test_ced_with_an_index_longer_than_the_file(
+    example: Example,
+    probabilities: npt.NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: int,
+) -> None:
+    """Also where the file ends with a batch of the index."""
+    monkeypatch.setattr("shards.foreign._parquet._BATCH_ROWS", 40)
+    whole = write_ced(tmp_path, example.names, probabilities)
+    short = write_ced(tmp_path, example.names[:stored], probabilities[:stored], rank=1)
+    with pytest.raises(FormatError, match=f"has {stored} rows of values .* does not have as many"):
+        import_labels(example.dataset, "strong", "x", replace(short, index=whole.index))
+    assert import_labels(example.dataset, "strong", f"batches{stored}", whole).stored == 120
 
 
 def test_views_with_seeds_have_to_be_asked_for(
@@ -304,130 +317,3 @@ def test_flipped_bytes_of_parquet_make_errors_or_labels_never_anything_else(exam
         else:
             assert labels.target.shape == (527, 3)
     assert refused > 20
-
-
-def write_efficientat(folder: Path, names: Sequence[str], logits: npt.NDArray[np.generic]) -> ForeignFiles:
-    path, index = folder / "logits.npy", folder / "index.json"
-    np.save(path, logits)
-    index.write_text(json.dumps({name: row for row, name in enumerate(names)}))
-    return ForeignFiles(format="efficientat", files=(path,), index=(index,))
-
-
-@pytest.mark.parametrize("spelling", ["json", "list", "csv"])
-def test_efficientat_with_every_index(example: Example, tmp_path: Path, spelling: str) -> None:
-    order = np.random.default_rng(3).permutation(len(example.keys))
-    names = [example.keys[i].rpartition("_")[0] for i in order]
-    source = write_efficientat(tmp_path, names, example.weak[order])
-    if spelling == "list":
-        source.index[0].write_text(json.dumps(names))
-    elif spelling == "csv":
-        rows = "".join(f"{name},{row}\n" for row, name in reversed(list(enumerate(names))))
-        source.index[0].write_text("filename,index\n" + rows)
-    report = import_labels(example.dataset, "strong", spelling, source)
-    assert (report.stored, report.lag) == (len(names), None)
-    target = example.dataset.label_shards("strong", spelling)[0].target
-    assert (target.axes, target.kind, target.shape) == (("class",), "logit", (527,))
-    stored = stored_labels(example.dataset, "strong", spelling)
-    for row, key in enumerate(example.keys):
-        assert (stored[key].astype(np.float16).view(np.uint16) == example.weak[row].view(np.uint16)).all()
-
-
-def test_an_index_that_maps_to_other_clips_is_refused(example: Example, tmp_path: Path) -> None:
-    """As a published one once did."""
-    names = [example.names[i] for i in np.random.default_rng(2).permutation(len(example.names))]
-    with pytest.raises(UsageError, match="a wrong index"):
-        import_labels(example.dataset, "strong", "x", write_efficientat(tmp_path, names, example.weak))
-
-
-def test_a_pickle_is_never_loaded_and_the_remedy_works(example: Example, tmp_path: Path) -> None:
-    source = write_efficientat(tmp_path, example.names, example.weak)
-    index = tmp_path / "index.pkl"
-
-    class Harm:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "harm",)  # type: ignore[return-value]
-
-    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        index.write_bytes(pickle.dumps(Harm(), protocol))
-        with pytest.raises(UsageError, match="is a pickle"):
-            import_labels(example.dataset, "strong", "x", replace(source, index=(index,)))
-        with pytest.raises(UsageError, match="is a pickle"):
-            import_labels(example.dataset, "strong", "x", replace(source, files=(index,)))
-        assert not (tmp_path / "harm").exists()
-        rows = {name: row * 300 for row, name in enumerate(example.names)}
-        index.write_bytes(pickle.dumps(rows, protocol))
-        with pytest.raises(UsageError) as refused:
-            import_labels(example.dataset, "strong", "x", replace(source, index=(index,)))
-        script = str(refused.value).split('python -c "')[1].split('"')[0]
-        subprocess.run([sys.executable, "-c", script, index, tmp_path / "index.json"], check=True)
-        assert json.loads((tmp_path / "index.json").read_text()) == rows
-
-
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        ("", "is no index"),
-        ("name,row\na,1\n", "is no index"),
-        ("filename,index\na\n", "is no index"),
-        ("filename,index\na,one\n", "is no index"),
-        ('{"a": 1', "is no index"),
-        ('{"a": 1.5}', "needs a name and a row"),
-        ('{"a": true}', "needs a name and a row"),
-        ('{"a": {"b": 1}}', "needs a name and a row"),
-        ("[1, 2]", "needs a name and a row"),
-        ('{"a": -1}', "rows 0 to 119"),
-        ('{"a": 120}', "rows 0 to 119"),
-        ('{"a": 3, "b": 3}', "row 3 to two names"),
-        ("[" * 100_000, "is no index"),
-    ],
-)
-def test_indexes_that_are_wrong(example: Example, tmp_path: Path, index: str, message: str) -> None:
-    source = write_efficientat(tmp_path, example.names, example.weak)
-    source.index[0].write_text(index)
-    with pytest.raises(FormatError, match=message):
-        import_labels(example.dataset, "strong", "x", source)
-
-
-def test_a_name_that_an_index_has_twice_is_refused(example: Example, tmp_path: Path) -> None:
-    source = write_efficientat(tmp_path, example.names, example.weak)
-    source.index[0].write_text(f'{{"{example.names[0]}": 0, "{example.names[0]}": 1}}')
-    with pytest.raises(MetadataError, match="both are clip"):
-        import_labels(example.dataset, "strong", "x", source)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros((120, 527)), "holds float64"),
-        (np.zeros((120, 447), np.float16), r"holds float16 of shape \(120, 447\)"),
-        (np.zeros((0, 527), np.float16), "needs float16 or float32"),
-        (np.array([{}], dtype=object), "holds object"),
-        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f2', 'fortran_order': False, 'shape': (10**9, 527)}", "is not .npy"),
-        (b"\x93NUMPY\x09\x00", "version"),
-        (b"", "is not .npy"),
-    ],
-)
-def test_arrays_that_are_wrong(example: Example, tmp_path: Path, content: object, message: str) -> None:
-    source = write_efficientat(tmp_path, example.names, example.weak)
-    if isinstance(content, bytes):
-        source.files[0].write_bytes(content)
-    else:
-        np.save(source.files[0], content, allow_pickle=True)  # type: ignore[arg-type]
-    with pytest.raises(FormatError, match=message):
-        import_labels(example.dataset, "strong", "x", source)
-
-
-def test_an_array_that_is_cut_off_is_refused(example: Example, tmp_path: Path) -> None:
-    source = write_efficientat(tmp_path, example.names, example.weak)
-    content = source.files[0].read_bytes()
-    for size in (len(content) - 1, len(content) // 2, 100, 60, 7):
-        source.files[0].write_bytes(content[:size])
-        with pytest.raises(FormatError, match=r"is not .npy|bytes of values"):
-            import_labels(example.dataset, "strong", "x", source)
-
-
-def test_columns_sorted_by_mid_are_refused_and_named(example: Example, tmp_path: Path) -> None:
-    by_mid = np.argsort(audioset_weak_527().mids)
-    source = write_efficientat(tmp_path, example.names, example.weak[:, by_mid])
-    with pytest.raises(UsageError, match="'sorted by MID' fits"):
-        import_labels(example.dataset, "strong", "x", source)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import StageReport, run_stage
+from jobs import StageReport, run_stage, transcode_stages
 from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError
+from sed_distill.cli import main
 from shards import AudioReader, Dataset, LabelReader, verify
+from shards.codecs import _audio_fast
 from teachers import TeacherChoice, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
 
@@ -98,13 +100,69 @@ def test_labels_of_another_teacher_are_refused_not_mixed(dataset: Path, checkpoi
 
 def test_labels_of_other_audio_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     first = packed(tmp_path / "a", clips=3)
-    second = packed(tmp_path / "b", clips=4, clips_per_shard=4)
+    second = packed(tmp_path / "b", clips=2)
     label(first, f"beats={checkpoint}")
     source, target = (Dataset.open(d).audio_folder("strong", AudioSpec().name) for d in (second, first))
     for name in ("000000.tar", "000000.json"):
         (target / name).write_bytes((source / name).read_bytes())
     with pytest.raises(UsageError, match="other audio"):
         label(first, f"beats={checkpoint}")
+
+
+@pytest.mark.parametrize("clips_per_shard", [2, 4, 6])
+def test_in_a_copy_that_was_sharded_anew_labels_are_not_called_wrong(
+    tmp_path: Path, dataset: Path, checkpoint: Path, clips_per_shard: int
+) -> None:
+    """They are bound by key, as verify says: to remove them, or to label some clips twice, would be the mistake."""
+    label(dataset, f"beats={checkpoint}", labels="master", codec="master")
+    out = tmp_path / "copy"
+    for stage in transcode_stages(dataset=dataset, out=out, codec="pcm16", clips_per_shard=clips_per_shard):
+        assert run_stage(stage, executor="local", progress=False).exit_code == 0
+    assert verify(out) == ()
+    folder = Dataset.open(out).labels_folder("strong", "master")
+    refusal = r"00000[01]\.json .*shards made otherwise.*transcode again, or choose another"
+    with pytest.raises(UsageError, match=refusal):
+        label(out, f"beats={checkpoint}", labels="master", codec="master")
+    assert label(out, f"beats={checkpoint}", labels="others", codec="master").stored == 6
+    assert verify(out) == ()
+    # Even where there is no audio shard of the number of the one label shard.
+    for path in folder.glob("000000.*"):
+        path.unlink()
+    with pytest.raises(UsageError, match=refusal):
+        label(out, f"beats={checkpoint}", labels="master", codec="master")
+
+
+def test_labels_of_audio_that_was_lost_do_not_keep_the_rest_from_being_labelled(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    dataset = packed(tmp_path, clips=4, clips_per_shard=2)
+    label(dataset, f"beats={checkpoint}")
+    opened = Dataset.open(dataset)
+    audio, labels = opened.audio_folder("strong", AudioSpec().name), opened.labels_folder("strong", "tiny")
+    for path in (audio / "000001.json", audio / "000001.tar", labels / "000000.json"):
+        path.unlink()
+    report = label(dataset, f"beats={checkpoint}")
+    assert (report.exit_code, report.shards_done_now, report.stored) == (0, 1, 2)
+
+
+def test_audio_that_cannot_be_decoded_here_is_an_error_before_any_work(
+    tmp_path: Path, dataset: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker would find out, and each shard be quarantined."""
+    for stage in transcode_stages(dataset=dataset, out=tmp_path, codec="fast"):
+        run_stage(stage, executor="local", progress=False)
+    monkeypatch.setitem(sys.modules, "numcodecs", None)
+    monkeypatch.setattr(_audio_fast, "_blosc", _audio_fast._blosc.__wrapped__)
+    with pytest.raises(UsageError, match="pip install"):
+        label(tmp_path, f"beats={checkpoint}", labels="new")
+    assert not Dataset.open(tmp_path).labels_folder("strong", "new").exists()
+
+
+def test_the_local_executor_joins_no_ray(dataset: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["label", "--dataset", str(dataset), "--split", "strong", "--teacher", f"beats={checkpoint}"]
+    command += ["--labels", "tiny", "--executor", "local"]
+    assert main([*command, "--ray-address", "127.0.0.1:1"]) == 2
+    assert "--ray-address is for --executor ray" in capsys.readouterr().err
 
 
 def test_a_damaged_clip_costs_that_clip(tmp_path: Path, checkpoint: Path) -> None:
