@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTEST ?=
-CAMPAIGN ?= 200
+CAMPAIGN ?= 10000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -1,4 +1,6 @@
 from ._command import add_run_arguments as add_run_arguments
+from ._command import check_run_arguments as check_run_arguments
+from ._command import local_folder as local_folder
 from ._command import run_command as run_command
 from ._command import run_stages_from as run_stages_from
 from ._driver import Quarantined as Quarantined
@@ -8,6 +10,7 @@ from ._pack import pack_stage as pack_stage
 from ._ray import machine_cpus as machine_cpus
 from ._ray import ray_session as ray_session
 from ._report import StageReport as StageReport
+from ._result import differing as differing
 from ._result import result_of as result_of
 from ._run import run_stage as run_stage
 from ._stage import Rejection as Rejection

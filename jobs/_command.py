@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from jobs._ray import machine_cpus, ray_session, resolve_address
 from jobs._report import REPORT_NAME
-from jobs._run import run_stage
+from jobs._run import check_run, run_stage
 from jobs._stage import Stage
 from jobs._stop import Interrupted
 from pipeline import IntegrityError, SedDistillError, UsageError
@@ -53,13 +54,24 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-rejected", type=int, help="exit 1 when more clips than this are rejected")
 
 
+def check_run_arguments(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for what `add_run_arguments` takes and no run can use: before planning writes anything."""
+    check_run(arguments.executor, arguments.workers, arguments.ray_address, arguments.max_rejected)
+
+
+def local_folder(text: str) -> Path:
+    """The absolute path of a folder that a command writes to. Raises UsageError for an address."""
+    if "://" in text:
+        raise UsageError(f"{text}: is an address, and what lies in a store is only read; give a folder")
+    return Path(text).absolute()
+
+
 def run_stages_from(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
     """Run one stage after the other as the arguments say, in one Ray; prints a summary of each and where to read more.
 
     Returns the highest exit code. Once a stage is stopped, the following ones do not begin.
     """
-    if arguments.executor == "local" and arguments.ray_address is not None:
-        raise UsageError("--ray-address is for --executor ray; leave it out, or ask for that")
+    check_run_arguments(arguments)
     codes = []
     with contextlib.ExitStack() as session:
         if arguments.executor == "ray" and sum(bool(stage.tasks) for stage in stages) > 1:

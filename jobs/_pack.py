@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs._manifest import merge_manifest, recover_rows
-from jobs._result import result_of
+from jobs._result import differing, result_of
+from jobs._splits import without_other_splits
 from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
 from jobs._stop import stop_if_asked
 from jobs._wanted import LongMode, find_wanted
@@ -103,6 +104,7 @@ def pack_stage(
         or to the CSV, and `mid`). `long` "first" keeps the first `clip_ms` of a recording, "split" cuts it into
         consecutive clips that each inherit its weak labels.
     strong_tsv: its segments are strong-annotated; no other clip is.
+    A clip is stored in one split: weak of AudioSet leaves out, and counts, what the other splits have.
     codec: one of AUDIO_CODECS; "flac" for keeping.
 
     Called again, clips keep their shard, new ones go to new shards, and committed shards are checked to be what this
@@ -122,6 +124,7 @@ def pack_stage(
     wanted = find_wanted(folder, keys=keys, weak_csv=weak_csv, strong_tsv=strong_tsv, spec=spec, long=long)
     try:
         Dataset.create(where.root, keys=keys)
+        wanted, elsewhere = without_other_splits(where, split, wanted)
         output.mkdir(parents=True, exist_ok=True)
         for swept in (where.root, where.hard_path(split).parent, output):
             sweep_partial(swept)
@@ -154,6 +157,7 @@ def pack_stage(
         output=output,
         notes={
             "extra": wanted.extra,
+            "in_other_splits": elsewhere,
             "vanished": merged.vanished,
             "found_later": merged.found_later,
             "not_in_the_manifest": sum(len(committed[shard].clips) for shard in committed.keys() - shards.keys()),
@@ -262,11 +266,9 @@ def _map_ahead(
 
 def _check_committed(sidecar: AudioSidecar, expected: dict[str, Any]) -> None:
     if sidecar.fingerprint != fingerprint(expected):
-        names = sorted({*expected, *sidecar.provenance})
-        differing = ", ".join(name for name in names if expected.get(name) != sidecar.provenance.get(name))
         raise UsageError(
-            f"{sidecar.path}: was packed as {sidecar.fingerprint[:12]}, this run would write "
-            f"{fingerprint(expected)[:12]} ({differing} differ); repeat the call that packed it, or use another dataset"
+            f"{sidecar.path}: was packed otherwise than this call would ({differing(sidecar.provenance, expected)}); "
+            "repeat the call that packed it, or use another dataset; transcode makes copies in another codec"
         )
 
 

@@ -30,15 +30,14 @@ def run_stage(
     executor: "ray" (actors; an embedded local Ray where no cluster is named) or "local" (one worker, this process).
         Both write the same bytes.
     workers: at most this many at once; by default what the machine or cluster has room for.
-    ray_address: of a running Ray; else RAY_ADDRESS; else, or with "local", an embedded one is started.
+    ray_address: of a running Ray, for executor "ray"; else RAY_ADDRESS; else, or with "local", an embedded one starts.
     max_rejected: more rejected clips than this make the exit code 1.
 
     SIGTERM and Ctrl-C stop the run, in this process after the clip or batch in work; what is committed stays and the
     same call finishes the rest.
     Raises UsageError before any work if the arguments, the address or the output folder cannot be used.
     """
-    if max_rejected is not None and max_rejected < 0:
-        raise UsageError(f"max rejected is {max_rejected}, needs 0 or more")
+    check_run(executor, workers, ray_address, max_rejected)
     run = StageRun(stage, executor=executor, workers=workers, ray_address=ray_address)
     _open_output(stage)
     try:
@@ -95,6 +94,15 @@ class StageRun:
         finally:
             shown.close()
             self.wall_s = time.monotonic() - started_s
+
+
+def check_run(executor: str, workers: int | None, ray_address: str | None, max_rejected: int | None) -> None:
+    """Raises UsageError for what no run can use."""
+    check_executor(executor, workers)
+    if executor == "local" and ray_address is not None:
+        raise UsageError("--ray-address is for --executor ray; leave it out, or ask for that")
+    if max_rejected is not None and max_rejected < 0:
+        raise UsageError(f"max rejected is {max_rejected}, needs 0 or more")
 
 
 def check_executor(executor: str, workers: int | None) -> None:

@@ -75,7 +75,7 @@ def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         commands, "pack", _pack, "Decode and resample recordings into audio shards.",
         "sed-distill pack --dataset DATA --split weak --folder WAVS --keys audioset --weak-csv segments.csv",
     )  # fmt: skip
-    parser.add_argument("--dataset", required=True, type=Path, help="dataset folder; made when missing")
+    parser.add_argument("--dataset", required=True, help="dataset folder; made when missing")
     parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
     parser.add_argument(
         "--folder", required=True, type=Path, help="folder of recordings, any mix of formats, nested or not"
@@ -94,7 +94,7 @@ def _add_pack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default="first",
         help="recordings over 10 s: keep the first 10 s, or cut into clips",
     )
-    parser.add_argument("--clips-per-shard", type=int, default=1000)
+    parser.add_argument("--clips-per-shard", type=int, default=1000, help="clips of a new shard (default: 1000)")
     parser.add_argument("--sample-rate", type=int, default=16_000, help="Hz of the stored clips (default: 16000)")
     parser.add_argument("--layout", choices=("mono", "foa"), default="mono", help="foa: four ambisonic channels")
     parser.add_argument("--clip-ms", type=int, default=10_000, help="longest clip in ms (default: 10000)")
@@ -112,14 +112,14 @@ def _add_transcode(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "sed-distill transcode --dataset DATA --out /local/DATA --codec fast",
     )  # fmt: skip
     parser.add_argument("--dataset", required=True, help="dataset to copy: a folder or s3://bucket/prefix")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the copy; one that is there is completed")
+    parser.add_argument("--out", required=True, help="folder of the copy; one that is there is completed")
     parser.add_argument(
         "--codec", required=True, choices=("flac", "pcm16", "fast"),
         help="fast: decodes in a ninth of FLAC's time; pcm16: no decoding; flac: smallest; all lossless",
     )  # fmt: skip
     parser.add_argument("--split", nargs="+", default=[], help="splits to copy (default: all)")
     parser.add_argument("--audio", nargs="+", default=[], metavar="SPEC", help="audio specs to copy (default: all)")
-    parser.add_argument("--clips-per-shard", type=int, help="shard the audio anew (default: the shards of the dataset)")
+    parser.add_argument("--clips-per-shard", type=int, help="clips of a new shard (default: the shards of the dataset)")
     add_run_arguments(parser)
 
 
@@ -248,11 +248,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from jobs import pack_stage, run_stages_from
+    from jobs import check_run_arguments, local_folder, pack_stage, run_stages_from
     from pipeline import AudioSpec
 
+    check_run_arguments(arguments)
     stage = pack_stage(
-        dataset=arguments.dataset.absolute(),
+        dataset=local_folder(arguments.dataset),
         split=arguments.split,
         folder=arguments.folder.absolute(),
         keys=arguments.keys,
@@ -267,12 +268,13 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _transcode(arguments: argparse.Namespace) -> int:
-    from jobs import run_stages_from, transcode_stages
+    from jobs import check_run_arguments, local_folder, run_stages_from, transcode_stages
 
+    check_run_arguments(arguments)
     dataset = arguments.dataset
     stages = transcode_stages(
         dataset=dataset if "://" in dataset else Path(dataset).absolute(),
-        out=arguments.out.absolute(),
+        out=local_folder(arguments.out),
         codec=arguments.codec,
         splits=arguments.split,
         audio=arguments.audio,
@@ -282,9 +284,10 @@ def _transcode(arguments: argparse.Namespace) -> int:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    from jobs import local_folder
     from teachers import run_label
 
-    arguments.dataset = str(Path(arguments.dataset).absolute())
+    arguments.dataset = str(local_folder(arguments.dataset))
     return run_label(arguments)
 
 

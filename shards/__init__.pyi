@@ -31,6 +31,7 @@ from ._manifest import MANIFEST_NAME as MANIFEST_NAME
 from ._manifest import MISSING_BYTES as MISSING_BYTES
 from ._manifest import ManifestRow as ManifestRow
 from ._manifest import by_shard as by_shard
+from ._manifest import manifest_keys as manifest_keys
 from ._manifest import read_manifest as read_manifest
 from ._manifest import rows_sha256 as rows_sha256
 from ._manifest import spell_source as spell_source
@@ -48,8 +49,10 @@ from ._sidecar import LabelClips as LabelClips
 from ._sidecar import LabelSidecar as LabelSidecar
 from ._sidecar import Refusals as Refusals
 from ._sidecar import fingerprint as fingerprint
+from ._sidecar_parse import parse_label_sidecar as parse_label_sidecar
 from ._sidecar_parse import read_audio_sidecar as read_audio_sidecar
 from ._sidecar_parse import read_label_sidecar as read_label_sidecar
+from ._sidecar_parse import read_sidecar_bytes as read_sidecar_bytes
 from ._source import Coverage as Coverage
 from ._source import Source as Source
 from ._verify import VerifyProgress as VerifyProgress
@@ -64,6 +67,7 @@ from ._writer import AudioShardWriter as AudioShardWriter
 from ._writer import LabelShardWriter as LabelShardWriter
 from .codecs._audio import AUDIO_CODECS as AUDIO_CODECS
 from .codecs._audio import audio_suffix as audio_suffix
+from .codecs._audio import check_audio_codec as check_audio_codec
 from .codecs._audio import decode_audio as decode_audio
 from .codecs._audio import encode_audio as encode_audio
 from .codecs._audio import max_audio_bytes as max_audio_bytes
@@ -89,6 +93,3 @@ from .foreign._report import ImportReport as ImportReport
 from .foreign._source import IMPORT_FORMATS as IMPORT_FORMATS
 from .foreign._source import ForeignFiles as ForeignFiles
 from .foreign._source import ImportFormat as ImportFormat
-from ._sidecar_parse import parse_label_sidecar as parse_label_sidecar
-from ._sidecar_parse import read_sidecar_bytes as read_sidecar_bytes
-from .codecs._audio import check_audio_codec as check_audio_codec

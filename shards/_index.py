@@ -167,8 +167,10 @@ def open_index(folder: Path, kind: ShardKind) -> ShardIndex:
     earlier = None
     try:
         earlier = read_index(path, kind)
-        if earlier is not None and is_current(earlier, stamps):
-            return ShardIndex(folder, kind, earlier, stored=True)
+        # Made before its rows are used in any way: a forged file can hold what is no spec, no target, no JSON.
+        known = None if earlier is None else ShardIndex(folder, kind, earlier, stored=True)
+        if known is not None and earlier is not None and is_current(earlier, stamps):
+            return known
     except (SedDistillError, ValueError, RecursionError):  # a damaged cache is a missing one; index_problem reports it
         earlier = None
     tables = build_tables(stamps, kind, earlier)

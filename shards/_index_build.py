@@ -42,7 +42,7 @@ def sidecar_stamps(folder: Path) -> dict[Path, Stamp]:
     for path in sidecar_paths(folder):
         try:
             found = path.stat()
-        except FileNotFoundError:  # removed since the folder was listed
+        except OSError:  # removed since the folder was listed, or no file that could be read: reading it says so
             continue
         stamps[path] = Stamp(found.st_size, found.st_mtime_ns)
     return stamps

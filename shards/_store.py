@@ -61,7 +61,11 @@ def listing(folder: Path) -> dict[str, Entry]:
             return dict(sorted(_remote_entries(folder)))
     try:
         with os.scandir(folder) as entries:
-            return dict(sorted((entry.name, _entry(entry.stat(follow_symlinks=False))) for entry in entries))
+            found = {}
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile, as a writer's temporary file is
+                    found[entry.name] = _entry(entry.stat(follow_symlinks=False))
+            return dict(sorted(found.items()))
     except (FileNotFoundError, NotADirectoryError):
         return {}
 

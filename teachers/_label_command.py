@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jobs import add_run_arguments, run_stages_from
+from jobs import add_run_arguments, check_run_arguments, run_stages_from
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
@@ -27,6 +27,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     from teachers._choice import TeacherChoice  # these load torch, which no other command has to wait for
     from teachers._labelling import label_stage
 
+    check_run_arguments(arguments)
     stage = label_stage(
         dataset=Path(arguments.dataset),
         split=arguments.split,

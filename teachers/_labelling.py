@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs import ShardResult, ShardTask, Stage, result_of, stop_if_asked
+from jobs import ShardResult, ShardTask, Stage, differing, result_of, stop_if_asked
 from pipeline import FormatError, IntegrityError, TeacherError, UsageError, canonical_json, waveform_into
 from shards import (
     AudioReader,
@@ -233,8 +233,8 @@ def _check_same(
 ) -> None:
     if labels.fingerprint != fingerprint(_parsed(provenance)):
         raise UsageError(
-            f"{labels.path} was labelled by {canonical_json(labels.provenance)}, this run would label by {provenance}: "
-            "choose another --labels name, or remove that label set"
+            f"{labels.path} was labelled otherwise than this run would "
+            f"({differing(labels.provenance, _parsed(provenance))}): choose another --labels name, or remove that set"
         )
     if labels.clips.key != audio.clips.key or labels.clips.identity != audio.clips.identity:
         if _found_in(labels, audio_shards) == len(labels.clips):

@@ -429,3 +429,58 @@ def test_a_signal_amid_a_pack_never_leaves_a_wrong_clip(tmp_path: Path, number: 
     stage = pack_stage(dataset=dataset, split="weak", folder=folder, keys="path", clips_per_shard=60)
     assert run_stage(stage, executor="local", progress=False).stored == 120
     assert verify(dataset) == ()
+
+
+def test_a_clip_is_stored_in_one_split(tmp_path: Path) -> None:
+    """Weak leaves out what strong has, whichever way it is called again; strong does not take clips from weak."""
+    ids = [f"{number:011d}" for number in range(4)]
+    folder = tmp_path / "wavs"
+    folder.mkdir()
+    for name in ids:
+        tone(folder / f"Y{name}.wav", 10)
+    weak = segments(tmp_path / "weak.csv", *(f'{name}, 0.000, 10.000, "/m/09x0r"' for name in ids))
+    strong = tmp_path / "strong.tsv"
+    events = "".join(f"{name}_0\t0.5\t1.5\t/m/09x0r\n" for name in ids[:2])
+    strong.write_text(f"segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n{events}")
+    options: dict[str, object] = {"keys": "audioset"}
+    pack(tmp_path / "data", folder, split="strong", strong_tsv=strong, **options)
+    for _ in range(2):
+        report = pack(tmp_path / "data", folder, weak_csv=weak, **options)
+        assert (report.stored, report.notes["in_other_splits"]) == (2, 2)
+    assert verify(tmp_path / "data") == ()
+    assert read_hard(tmp_path / "data" / "weak" / "hard.parquet")["key"].to_pylist() == [
+        f"{name}_0" for name in ids[2:]
+    ]
+    pack(tmp_path / "other", folder, weak_csv=weak, **options)
+    before = tree(tmp_path / "other")
+    with pytest.raises(
+        UsageError, match=f"split weak has 2 of the clips of strong \\({ids[0]}_0 first\\).* pack strong"
+    ):
+        pack(tmp_path / "other", folder, split="strong", strong_tsv=strong, **options)
+    assert tree(tmp_path / "other") == before
+
+
+def test_recordings_of_one_name_in_two_splits_are_refused(tmp_path: Path) -> None:
+    for split in ("weak", "strong"):
+        (tmp_path / split).mkdir()
+        tone(tmp_path / split / "a.wav", 1)
+    pack(tmp_path / "data", tmp_path / "strong", split="strong")
+    with pytest.raises(UsageError, match=r"split strong has 1 of the clips of weak .* pack the folder above"):
+        pack(tmp_path / "data", tmp_path / "weak")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pack", "--dataset", "s3://bucket/data", "--split", "weak", "--folder", "x", "--keys", "path"],
+        ["transcode", "--dataset", "x", "--out", "gs://bucket/data", "--codec", "fast"],
+        ["label", "--dataset", "s3://bucket/data", "--split", "weak", "--teacher", "demo", "--labels", "a"],
+    ],
+)
+def test_nothing_is_written_to_an_address(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "is an address, and what lies in a store is only read; give a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -87,6 +87,33 @@ def test_a_shard_that_cannot_be_checked_is_not_taken_for_whole(whole: Path, monk
     assert [problem.shard for problem in problems] == [shard.path for shard in survey(whole).shards]
 
 
+def test_a_store_that_cannot_be_reached_is_one_line(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked no more, once it did not answer, and no shard counts as checked."""
+    upath = pytest.importorskip("upath", reason="universal-pathlib is not installed; stores are an optional extra")
+    exceptions = pytest.importorskip("botocore.exceptions", reason="botocore is not installed; stores are an extra")
+    root = "memory://store/data"
+    for path in whole.rglob("*"):
+        if path.is_file():
+            copy = upath.UPath(root) / str(path.relative_to(whole))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    assert verify_job(root, executor="local") == ()
+    for error in (exceptions.EndpointConnectionError(endpoint_url="http://store"), OSError("no\nroute")):
+        asked = []
+
+        def fail(path: object, error: Exception = error, asked: list[object] = asked) -> object:
+            asked.append(path)
+            raise error
+
+        monkeypatch.setattr("shards._verify_tar.open_stream", fail)
+        with pytest.raises(OSError, match=r"^[^\n]*(cannot be reached \(Could not connect|no route)[^\n]*$") as raised:
+            verify_job(root, executor="local")
+        assert type(raised.value) is OSError
+        assert len(asked) == 1
+
+
 def test_no_worker(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(config: object) -> object:
         raise ValueError("no libsndfile")

@@ -26,7 +26,7 @@ def test_every_single_fault_is_repaired(campaign: int) -> None:
     with scratch_folder() as folder:
         whole = Whole(write_varied(folder / "data"))
         folders = {Path(shard).parent for shard in whole.shards}
-        for seed in range(campaign or 60):
+        for seed in range(campaign // 10 or 60):
             kind, fault = draw(seed, whole)
             if fault.what.endswith(": version"):  # what later versions wrote is not repaired, see test_repair
                 continue
@@ -37,10 +37,13 @@ def test_every_single_fault_is_repaired(campaign: int) -> None:
             where = f"seed {seed}: {kind}: {fault.what}"
             for _ in range(ROUNDS):
                 made = repair(whole.root, verify(whole.root, threads=1))
-                assert not made.unresolved or kind in UNDECIDED, where
+                tied = any(": mixed: has 1 shard like" in line for line in made.unresolved)
+                undecided = kind in UNDECIDED or tied
+                assert not made.unresolved or undecided, where
+                assert not (tied and made.moved), where
                 for line in made.commands:
                     write_again(whole, shlex.split(line))
-            if kind not in UNDECIDED:
+            if not undecided:
                 assert verify(whole.root, threads=1) == (), where
                 assert all(name.endswith("index.arrow") for name in lost(whole)), where  # made again when it is needed
                 there = {name: content for name, content in whole.files.items() if (whole.root / name).exists()}

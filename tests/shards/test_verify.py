@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -270,6 +269,33 @@ def test_a_table_that_unpacks_to_too_much(root, monkeypatch):
             assert found(root, quick=True) == {("weak/hard.parquet", None, "hard")}
 
 
+def test_a_description_of_other_keys(root, tmp_path):
+    """Keys decide which classes people could choose from."""
+    Dataset.create(tmp_path / "other", keys="audioset")
+    shutil.copy(tmp_path / "other" / "dataset.json", root)
+    assert found(root, quick=True) == {("dataset.json", "aa_0", "dataset")}
+    assert verify(root, quick=True)[0].detail.startswith("says audioset, which 25 clip keys, this one first, are not")
+
+
+@pytest.mark.parametrize(
+    ("mode", "good", "bad"),
+    [
+        ("audioset", ["-_aZ0123456_0", "aaaaaaaaaaa_30000"], ["aaaaaaaaaa_0", "aaaaaaaaaaaa_0", "b%2Ewav_0"]),
+        ("audioset", ["bbbbbbbbbbb_10"], ["aaaaaaaaaaa_010"]),
+        ("audioset", ["bbbbbbbbbbb_10"], ["aaaaaaaaaaa"]),
+        ("path", ["a_0", "a%2Fb%2Ewav_30000", "%C3%A9_1", "-__0"], ["a%2fb_0", "a%2_0", "a_01", "a"]),
+    ],
+)
+def test_keys_of_another_mode_among_those_of_the_dataset(tmp_path, mode, good, bad):
+    dataset = Dataset.create(tmp_path, keys=mode)
+    write_hard(dataset.hard_path("weak"), hard_table([*good, *bad, *(f"ccccccccccc_{n}" for n in range(5))]))
+    write_audio(tmp_path / AUDIO, 0, [*good, *(f"ccccccccccc_{n}" for n in range(5))])
+    assert found(tmp_path) == set()
+    write_audio(tmp_path / AUDIO, 1, bad)
+    assert found(tmp_path) == {(f"{AUDIO}/000001.json", bad[0], "sidecar")}
+    assert verify(tmp_path)[0].detail.startswith(f"{len(bad)} clip keys, this one first, are not of mode {mode}")
+
+
 def test_names_that_look_like_a_datasets(root):
     for name in (
         "000000.json",
@@ -487,7 +513,7 @@ def test_a_clip_in_two_splits(root):
 
 def test_audio_in_the_folder_of_another_spec(root):
     (root / "strong" / "audio" / SPEC.name).rename(root / "strong" / "audio" / "mono-16000hz-10000ms")
-    assert found(root) == {("strong/audio/mono-16000hz-10000ms/000000.json", None, "sidecar")}
+    assert found(root) == {("strong/audio/mono-16000hz-10000ms", None, "sidecar")}
 
 
 def test_dataset_description(root):
@@ -495,50 +521,3 @@ def test_dataset_description(root):
     assert found(root, quick=True) == {("dataset.json", None, "dataset")}
     (root / "dataset.json").unlink()
     assert found(root, quick=True) == {("dataset.json", None, "dataset")}
-
-
-def inject(rng: random.Random, root: Path) -> str:
-    """One random fault; returns what it was."""
-    tars = sorted(root.rglob("*.tar"))
-    sidecars = [path.with_suffix(".json") for path in tars]
-    path = rng.choice([*tars, *tars, *sidecars])
-    content = path.read_bytes()
-    kind = rng.choice(["flip"] * 6 + ["cut", "zeros", "grow", "delete", "swap", "exchange"])
-    if kind == "flip":
-        flip(path, rng.randrange(len(content)), 1 << rng.randrange(8))
-    elif kind == "cut":
-        path.write_bytes(content[: rng.randrange(len(content))])
-    elif kind == "zeros":
-        # Over something that is not zero already.
-        start = rng.choice(
-            [position for position in range(0, len(content), 64) if any(content[position : position + 64])]
-        )
-        end = min(start + rng.randrange(64, 4096), len(content))
-        path.write_bytes(content[:start] + bytes(end - start) + content[end:])
-    elif kind == "grow":
-        path.write_bytes(content + rng.randbytes(rng.randrange(1, 2000)))
-    elif kind == "delete":
-        path.unlink()
-    else:
-        other = rng.choice(
-            [other for other in path.parent.iterdir() if other.suffix == path.suffix and other != path] or tars
-        )
-        if other.read_bytes() == content:
-            return inject(rng, root)
-        swap(path, other)
-        if kind == "exchange":
-            suffix = ".json" if path.suffix == ".tar" else ".tar"
-            swap(path.with_suffix(suffix), other.with_suffix(suffix))
-    return f"{kind} {path.relative_to(root)}"
-
-
-@pytest.mark.campaign
-def test_every_random_fault_is_found(root, tmp_path, campaign):
-    clean = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    for seed in range(campaign or 80):
-        fault = inject(random.Random(seed), root)
-        assert verify(root), f"seed {seed}: {fault}"
-        for path, content in clean.items():
-            if not path.exists() or path.read_bytes() != content:
-                path.write_bytes(content)
-    assert verify(root) == ()
