@@ -30,6 +30,7 @@ _STEPS = HOP_MS // _STEP_MS  # per frame
 _LINES_HZ = np.arange(200, 3400, 100)
 _BAND_EDGES_HZ = (200, 300, 450, 650, 900, 1250, 1700, 2400, 3400)
 _BANDS = len(_BAND_EDGES_HZ) - 1
+_AT_ONCE = 8
 # The floor under a band's level: shares of its own mean and of that of all bands, and 25 steps of int16.
 _FLOOR_BAND, _FLOOR_ALL, _FLOOR_STEPS = 1e-3, 3e-4, 0.3
 _SLOPE_MS = 35
@@ -121,7 +122,11 @@ def _levels_db(mono: npt.NDArray[np.int16], sample_rate: int, frames: int) -> np
     middles = (np.arange(frames * _STEPS) + 0.5) * (_STEP_MS * sample_rate / 1000)
     # Windows that would reach over an edge lie at it: the edge itself is no rise.
     starts = np.clip(np.rint(middles - window / 2), 0, len(padded) - window).astype(np.int64)
-    parts = np.lib.stride_tricks.sliding_window_view(padded, window)[starts] @ waves
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    parts = np.empty((len(starts), waves.shape[1]), dtype=np.float32)
+    # A few windows at a time: bigger products wake BLAS's own threads, which fight with those of the caller.
+    for first in range(0, len(starts), _AT_ONCE):
+        np.matmul(windows[starts[first : first + _AT_ONCE]], waves, out=parts[first : first + _AT_ONCE])
     parts *= parts
     first_lines = np.searchsorted(_LINES_HZ, _BAND_EDGES_HZ[:-1])
     energy = np.add.reduceat((parts[:, : len(_LINES_HZ)] + parts[:, len(_LINES_HZ) :]).T, first_lines, axis=0)
@@ -212,7 +217,9 @@ def _between(
 def _bits(fingerprint: bytes) -> npt.NDArray[np.bool_]:
     """The rises, [streams, frames]."""
     if len(fingerprint) != ACOUSTIC_BYTES or fingerprint[0] > MAX_ACOUSTIC_FRAMES:
-        raise UsageError(f"an acoustic fingerprint has {ACOUSTIC_BYTES} bytes, the first of them at most {MAX_ACOUSTIC_FRAMES}")
+        raise UsageError(
+            f"an acoustic fingerprint has {ACOUSTIC_BYTES} bytes, the first of them at most {MAX_ACOUSTIC_FRAMES}"
+        )
     frames = fingerprint[0]
     streams = _streams(frames)
     bits = np.unpackbits(np.frombuffer(fingerprint, np.uint8, offset=1), count=streams * frames)

@@ -80,8 +80,6 @@ def read_hard(path: Path) -> pa.Table:
 
     Raises FormatError if the file is missing, damaged, of another version or contradicts itself.
     """
-    if not path.is_file():
-        raise FormatError(f"{path}: is not there; {_REMEDY}")
     table = read_sealed(path, HARD_SCHEMA, _REMEDY)
     problem = _problem(table)
     if problem:

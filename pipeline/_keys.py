@@ -21,7 +21,7 @@ KEY_PATTERNS = {
     "audioset": rf"\A{YTID}_(0|[1-9][0-9]*)\z",
     "path": r"\A([A-Za-z0-9_-]|%[0-9A-F]{2})+_(0|[1-9][0-9]*)\z",
 }
-"""What every key of a mode matches, in the words of RE2 (Arrow), which spells the end of a text otherwise than `re`."""
+"""What every key of a mode matches, in the words of RE2 (Arrow), where `\\z` is the end of a text."""
 
 _KEY = re.compile(r"(?P<stem>.+)_(?P<start_ms>0|[1-9][0-9]*)")
 _STEM = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+")

@@ -4,10 +4,11 @@ The digest is that of the file with 64 zeros in its place, which is the value of
 checksums cover pages, neither their headers nor the footer.
 """
 
+import contextlib
 import errno
 import hashlib
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,11 @@ _PREFIX = _KEY + b"\x18\x40"
 def write_sealed(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, row_group_size: int) -> None:
     """Write `tables` of `schema` so that `path` is complete or untouched; each begins a row group of its own."""
     with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+        # Opened here: Arrow takes names in UTF-8 alone.
+        with (
+            temporary.open("wb") as stream,
+            pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             for table in tables:
                 writer.write_table(table, row_group_size=row_group_size)
             writer.add_key_value_metadata({_KEY.decode(): _UNSEALED.decode()})
@@ -44,8 +49,15 @@ def read_sealed(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
     """The table at `path`, of `schema`, whose metadata is one key with the version of the format.
 
     Raises FormatError, ending in `remedy`, if the file is missing, of another version or columns, or not what was
-    written in every bit.
+    written in every bit, OSError if a store cannot be reached.
     """
+    with open_sealed(path, schema, remedy) as file:
+        return file.read().combine_chunks().cast(schema)
+
+
+@contextlib.contextmanager
+def open_sealed(path: Path, schema: pa.Schema, remedy: str) -> Iterator[pq.ParquetFile]:
+    """The file of `read_sealed`, verified in every bit, to read parts of. Raises what that does."""
     try:
         size = path.stat().st_size
         if size > MAX_TABLE_BYTES:
@@ -53,16 +65,21 @@ def read_sealed(path: Path, schema: pa.Schema, remedy: str) -> pa.Table:
         with open_regular(path) as stream:
             content = stream.read(size + 1)
     except OSError as error:
+        if not isinstance(path, Path) and not isinstance(error, FileNotFoundError):  # a store that cannot be reached
+            raise
         raise FormatError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    place = content.rfind(_PREFIX) + len(_PREFIX)
+    # Before parquet sees a byte: a damaged footer can make its library end the process.
+    if place >= len(_PREFIX) and content[place : place + 64] != _digest(content, place):
+        raise FormatError(f"{path}: does not match its own sha256, it was damaged or edited; {remedy}")
     try:
         # ParquetFile, not read_table: that one would read `name=value` folders above the file as columns.
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
-            check_version(path, file, schema)
-            place = content.rfind(_PREFIX) + len(_PREFIX)
-            if place < len(_PREFIX) or content[place : place + 64] != _digest(content, place):
-                raise FormatError(f"{path}: does not match its own sha256, it was damaged or edited; {remedy}")
-            check_size(path, file.metadata, remedy)
-            return file.read().combine_chunks().cast(schema)
+            _check_version(path, file, schema)
+            if place < len(_PREFIX):
+                raise FormatError(f"{path}: has no sha256 of itself, it was damaged or edited; {remedy}")
+            _check_size(path, file.metadata, remedy)
+            yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: column names of a damaged footer
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path}: is damaged or not parquet ({reason}); {remedy}") from error
@@ -75,7 +92,7 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def check_version(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
+def _check_version(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
     """Raises FormatError unless an open file says that it has the version and the columns of `schema`."""
     ((key, needed),) = schema.metadata.items()
     version = (file.schema_arrow.metadata or {}).get(key)
@@ -91,9 +108,8 @@ def check_version(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
         raise FormatError(f"{path}: {has}; use the version that wrote it, or pack the split into a new dataset")
 
 
-def check_size(path: Path, footer: pq.FileMetaData, remedy: str) -> None:
-    """Raises FormatError for a table that is too big: a few bytes can unpack to any number, the footer says how many.
-    """
+def _check_size(path: Path, footer: pq.FileMetaData, remedy: str) -> None:
+    """A few bytes can unpack to any number of them; the footer says how many."""
     unpacked = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
     if footer.num_rows > MAX_TABLE_ROWS or unpacked > MAX_TABLE_BYTES:
         raise FormatError(f"{path}: has {footer.num_rows} rows of {unpacked} bytes unpacked, no table has; {remedy}")

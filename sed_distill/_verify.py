@@ -23,12 +23,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
         print(json.dumps([{"shard": str(p.shard), "key": p.key, "kind": p.kind, "detail": p.detail} for p in problems]))
     else:
         for problem in problems:
-            line = f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}"
-            print(line.encode(errors="backslashreplace").decode())  # a path need not be UTF-8
-    print(f"{arguments.dataset}: {progress.summary()}; {_verdict(problems, arguments.dataset)}", file=sys.stderr)
+            print(_encodable(f"{problem.shard}\t{problem.key or '-'}\t{problem.kind}\t{problem.detail}"))
+    dataset = _encodable(arguments.dataset)
+    print(f"{dataset}: {progress.summary()}; {_verdict(problems, dataset)}", file=sys.stderr)
     aside = quarantined_files(arguments.dataset)
     if aside:
-        print(f"{arguments.dataset}: {aside:,} files in quarantine/ are not part of it", file=sys.stderr)
+        print(f"{dataset}: {aside:,} files in quarantine/ are not part of it", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -59,6 +59,11 @@ def find_problems(arguments: argparse.Namespace, progress: "ProgressLine") -> tu
             )
     progress.clear()
     return problems
+
+
+def _encodable(text: str) -> str:
+    """A path need not be UTF-8, what is printed has to be."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _verdict(problems: Sequence[Problem], dataset: str) -> str:

@@ -191,6 +191,7 @@ def _add_attach(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--max-refused", type=int, default=0, metavar="N",
         help="go without the labels of up to N clips whose audio is shifted or differs (default: 0)",
     )  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="FILE", help="JSON of what was found, written in any case")
 
 
 def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -327,13 +328,18 @@ def _export_labels(arguments: argparse.Namespace) -> int:
 
     with _counting("export-labels") as progress:
         report = export_labels(arguments.dataset, arguments.split, arguments.labels, arguments.out, progress=progress)
-    print(f"export-labels: {report.clips} clips = {report.exported} exported + {report.without_label} without label")
+    clips = f"{report.clips} clip{'' if report.clips == 1 else 's'}"
+    print(f"export-labels: {clips} = {report.exported} exported + {report.without_label} without label")
     return 0
 
 
 def _attach(arguments: argparse.Namespace) -> int:
+    from pipeline import UsageError, canonical_json, write_atomic
     from shards import attach_labels
 
+    told = arguments.report
+    if told is not None and (told.is_dir() or not told.absolute().parent.is_dir()):
+        raise UsageError(f"--report {told}: cannot be written there; give a file in a folder that is there")
     with _counting("attach") as progress:
         report = attach_labels(
             arguments.dataset,
@@ -345,7 +351,9 @@ def _attach(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     print("\n".join(report.lines()))
-    return 1 if report.problem else 0
+    if told is not None:
+        write_atomic(told, canonical_json(report.to_json()) + "\n")
+    return 0 if report.complete else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from shards._reader import check_tar_size
 from shards._sidecar import AudioClips, LabelClips, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
 from shards._store import is_remote, store_errors, to_path
+from shards._verify_problem import counted
 from shards._writer import LabelShardWriter
 
 ATTACH_REPORT_NAME = "attach.json"
@@ -40,8 +41,9 @@ def attach_labels(
 
     Clips are looked up by key; either side may be sharded as it likes and lack what the other has. A clip gets its
     label if its audio is the decode that was labelled, or if its sound agrees with it; also, counted as unconfirmed,
-    if its sound cannot tell and its length agrees within a frame. It is refused if it is shifted by a frame or more,
-    another recording, or longer than what was labelled by more than a frame; shorter copies are accepted.
+    if its sound cannot tell and its length agrees within a frame. It is refused if it is shifted by 40 ms or more (by
+    21 to 39 ms: may be either), another recording, or longer than what was labelled by more than a frame; shorter
+    copies are accepted.
 
     audio: the audio set whose clips get labels; by default the one that was labelled, or else the only one.
     max_refused: with more refused clips than this, nothing is written; otherwise they are stored as failed.
@@ -64,7 +66,7 @@ def attach_labels(
         provenance = published.provenance()
         plan = plan_attachment(published, index, progress)
         problem = _problem(plan, max_refused)
-        about = {"labels": labels, "source": str(origin), "problem": problem}
+        about: dict[str, Any] = {"labels": labels, "source": str(origin), "lacks": published.lacks, "problem": problem}
         if problem:
             return attach_report(plan, index, shards=0, kept=0, **about)
         kept = _kept_shards(folder, index, published, plan, provenance)
@@ -151,13 +153,24 @@ def _is_as_planned(side: LabelSidecar, plan: AttachPlan, clips: range) -> bool:
 
 def _problem(plan: AttachPlan, max_refused: int) -> str:
     refused = int(plan.refused.sum())
-    if refused > max_refused:
-        return (
-            f"{refused} clips are refused, more than --max-refused {max_refused}: find out why these recordings "
-            f"differ, or give --max-refused {refused} to go without their labels"
-        )
     if not plan.accepted.any():
+        failed = plan.count("no_label")
+        if refused:
+            also = f", {failed:,} that its labeller failed on" if failed else ""
+            return (
+                f"no clip of the set that is stored here gets a label, {refused:,} refused{also}: the set was made "
+                "from other audio, or from audio cut elsewhere; check --from, --split and how the clips were packed"
+            )
+        if failed:
+            return f"its labeller failed on every clip of the set that is stored here ({failed:,}): check --from"
         return "the set has no label for any clip stored here: check --from, --split and how keys are spelled"
+    if refused > max_refused:
+        one = refused == 1
+        return (
+            f"{counted(refused, 'clip')} {'is' if one else 'are'} refused, more than --max-refused {max_refused}: find "
+            f"out why {'this recording differs' if one else 'these recordings differ'}, or give --max-refused "
+            f"{refused} to go without {'its label' if one else 'their labels'}"
+        )
     return ""
 
 

@@ -1,8 +1,9 @@
 """A label set from elsewhere: a folder of tars and sidecars of which nothing is believed before it is checked."""
 
+import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,8 @@ import google_crc32c
 from pipeline import FormatError, IntegrityError, UsageError
 from shards._reader import check_tar_size
 from shards._sidecar import LabelSidecar
-from shards._sidecar_parse import is_sidecar_name, read_label_sidecar
-from shards._store import is_remote, listing, read_range
+from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
+from shards._store import entry_at, is_remote, listing, read_range
 
 _OPEN_TARS = 64
 
@@ -32,21 +33,23 @@ class Member:
 
 class PublishedLabels:
     """The label set in `folder`, local or on a store. `first` is a sidecar: its spec, target, codec and provenance are
-    those of all. Raises UsageError if there is no label set, FormatError for what is none."""
+    those of all. lacks: ranges of shard numbers, first and last, below the highest one that have no sidecar there.
+    Raises UsageError if there is no label set, FormatError for what is none."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         entries = listing(folder)
         self.paths = [folder / name for name in entries if is_sidecar_name(name)]
         if not self.paths:
-            raise UsageError(f"{folder}: holds no label shard (000000.json); give the folder of the label set itself")
+            raise UsageError(f"{folder}: {_nothing_there(folder)}")
+        self.lacks = _gaps(entries)
         for path in self.paths:
             for name in (path.name, path.with_suffix(".tar").name):
                 entry = entries.get(name)
                 # A missing tar is reported by its size; a link could lead anywhere, a pipe would be waited on.
                 if entry is not None and entry.kind != "file":
                     raise FormatError(f"{folder / name}: {entry.needed}")
-        self.first = read_label_sidecar(self.paths[0])
+        self.first = _read_first(self.paths[0])
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
 
     def __enter__(self) -> "PublishedLabels":
@@ -107,3 +110,31 @@ class PublishedLabels:
             file = self._open[tar] = path.open("rb")
         self._open.move_to_end(tar)
         return os.pread(file.fileno(), length, offset)
+
+
+def _nothing_there(folder: Path) -> str:
+    if not is_remote(folder) and entry_at(folder) is None:
+        return "is not there; check --from"
+    return "holds no label shard (000000.json); give the folder of the label set itself"
+
+
+def _gaps(names: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """A set that is downloaded in part lacks shards in between, or has tars whose sidecars did not come yet."""
+    whole = {int(name[:6]) for name in names if is_sidecar_name(name)}
+    seen = whole | {int(name[:6]) for name in names if name.endswith(".tar") and is_sidecar_name(f"{name[:-4]}.json")}
+    # From one shard that is there to the next: numbers are not to be believed, a million of them may be missing.
+    ends = [-1, *sorted(whole), *([max(seen) + 1] if max(seen) not in whole else [])]
+    return tuple((before + 1, after - 1) for before, after in itertools.pairwise(ends) if after - before > 1)
+
+
+def _read_first(path: Path) -> LabelSidecar:
+    try:
+        return read_label_sidecar(path)
+    except FormatError as error:
+        try:
+            read_audio_sidecar(path)
+        except FormatError:
+            raise error from None
+        raise UsageError(
+            f"{path}: is an audio shard, not labels; give the folder of a label set (DATASET/SPLIT/labels/SET)"
+        ) from None

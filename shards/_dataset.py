@@ -54,8 +54,10 @@ class Dataset:
 
     @staticmethod
     def open(root: str | Path) -> "Dataset":
-        """A dataset that exists. Raises UsageError if there is none, FormatError if this version cannot read it, OSError
-        if a store cannot be reached.
+        """A dataset that exists.
+
+        Raises UsageError if there is none, FormatError if this version cannot read it, OSError if a store cannot be
+        reached.
         """
         dataset = Dataset(root)
         content = _read_description(dataset._description)
@@ -136,7 +138,8 @@ def folder_names(folder: Path) -> tuple[str, ...]:
     return tuple(
         name
         for name, entry in listing(folder).items()
-        if _NAME.fullmatch(name) and (entry.kind == "folder" or (entry.kind == "link" and _leads_to_folder(folder / name)))
+        if _NAME.fullmatch(name)
+        and (entry.kind == "folder" or (entry.kind == "link" and _leads_to_folder(folder / name)))
     )
 
 

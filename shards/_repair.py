@@ -18,9 +18,9 @@ QUARANTINE_NAME = "quarantine"
 class Repair:
     """What was done, or would be.
 
-    moved: from and to, of every file. commands: shell lines that restore what is lost, to be given in this order.
-    hints: what to do where no command is recorded, and what a second round has to decide. unresolved: what stays as it
-    is and needs a person, one line each.
+    moved: from and to, of every file, or folder without a shard. commands: shell lines that restore what is lost, to be
+    given in this order. hints: what a second round has to decide, and what to do where a command fails. unresolved:
+    what needs a person, as it stays or no command is recorded that writes it again, one line each.
     """
 
     moved: tuple[tuple[Path, Path], ...]
@@ -40,13 +40,13 @@ def repair(root: str | Path, problems: Iterable[Problem], *, dry_run: bool = Fal
     path = to_path(root)
     if is_remote(path):
         raise UsageError(
-            f"{root}: is on a store, repair moves files of a local folder; repair the copy it was put from"
+            f"{root}: is on a store, repair moves files of a local folder; copy it to a disk and repair it there"
         )
     plan = plan_repair(path.absolute(), problems)
     again = restoring(path.absolute(), plan)
     places = [_places(path.absolute(), group) for group in plan.moves]
     moved: list[tuple[Path, Path]] = []
-    unresolved = list(plan.unresolved)
+    unresolved = [*plan.unresolved, *again.missing]
     for group in places:
         try:
             for source, destination in group:
@@ -56,9 +56,7 @@ def repair(root: str | Path, problems: Iterable[Problem], *, dry_run: bool = Fal
                 moved.append((source, destination))
         except OSError as error:
             unresolved.append(f"{error.filename}: cannot be moved to {QUARANTINE_NAME}/ ({error.strerror})")
-    return Repair(
-        moved=tuple(moved), commands=again.commands, hints=(*again.hints, *plan.hints), unresolved=tuple(unresolved)
-    )
+    return Repair(moved=tuple(moved), commands=again.commands, hints=tuple(plan.hints), unresolved=tuple(unresolved))
 
 
 def quarantined_files(root: str | Path) -> int:

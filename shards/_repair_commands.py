@@ -14,10 +14,10 @@ _LISTED = 5
 
 
 class Restoring(NamedTuple):
-    """commands: shell lines, each once. hints: what to do where none is recorded."""
+    """commands: shell lines, each once. missing: what has to be written by a command that is not recorded."""
 
     commands: tuple[str, ...]
-    hints: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 def restoring(root: Path, plan: Plan) -> Restoring:
@@ -25,25 +25,25 @@ def restoring(root: Path, plan: Plan) -> Restoring:
     folders = [folder for split in SPLITS for kind in ("audio", "labels") for folder in _folders(root / split / kind)]
     audio = [folder for folder in folders if folder.parent.name == "audio"]
     lines: dict[str, None] = {}
-    hints: list[str] = []
+    missing: list[str] = []
     for folder in audio:
-        _restore_folder(folder, plan, lines, hints)
+        _restore_folder(folder, plan, lines, missing)
     for split in sorted(plan.hard):
         packs = [command for folder in audio if folder.parents[1].name == split for command in read_commands(folder)]
         lines.update(dict.fromkeys(command.line for command in packs))
         if not packs:
-            hints.append(f"{root / split}: no command is recorded that writes hard.parquet; pack the split again")
+            missing.append(f"{root / split}: no command is recorded that writes hard.parquet; pack the split again")
     if plan.description and not lines:
         lines.update(dict.fromkeys(_latest(audio)))
         if not lines:
-            hints.append(f"{root}: no command is recorded that writes dataset.json; pack a split again")
+            missing.append(f"{root}: no command is recorded that writes dataset.json; pack a split again")
     for folder in folders:
         if folder not in audio:
-            _restore_folder(folder, plan, lines, hints)
-    return Restoring(tuple(lines), tuple(hints))
+            _restore_folder(folder, plan, lines, missing)
+    return Restoring(tuple(lines), tuple(missing))
 
 
-def _restore_folder(folder: Path, plan: Plan, lines: dict[str, None], hints: list[str]) -> None:
+def _restore_folder(folder: Path, plan: Plan, lines: dict[str, None], missing: list[str]) -> None:
     recorded = read_commands(folder)
     numbers = {shard.number for shard in plan.shards if shard.folder == folder}
     known = {number for command in recorded for number in command.shards}
@@ -52,7 +52,7 @@ def _restore_folder(folder: Path, plan: Plan, lines: dict[str, None], hints: lis
     due = [command for command in recorded if every or not numbers.isdisjoint(command.shards)]
     lines.update(dict.fromkeys(command.line for command in due))
     if every and not due:
-        hints.append(_hint(folder, numbers))
+        missing.append(_missing(folder, numbers))
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -65,7 +65,7 @@ def _latest(folders: Iterable[Path]) -> list[str]:
     return [command.line for command in recorded[-1:]]
 
 
-def _hint(folder: Path, numbers: set[int]) -> str:
+def _missing(folder: Path, numbers: set[int]) -> str:
     listed = ", ".join(f"{number:06d}" for number in sorted(numbers)[:_LISTED])
     more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
     what = f" writes shard{'' if len(numbers) == 1 else 's'} {listed}{more}" if numbers else " wrote it"

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipeline import FormatError
 from shards._manifest import MANIFEST_NAME, ManifestRow, by_shard, read_manifest, rows_sha256
+from shards._store import listing
 from shards._verify_columns import (
     KEYS,
     Columns,
@@ -18,7 +19,7 @@ from shards._verify_columns import (
     rows_of,
     without,
 )
-from shards._verify_problem import Problem, bounded, detail_of, table_problem
+from shards._verify_problem import Problem, bounded, counted, detail_of, first_of, table_problem
 
 _TAR_NAME = re.compile(r"[0-9]{6}\.tar")
 
@@ -70,7 +71,7 @@ def split_problems(
     # A clip that the manifest does not have either is named there.
     without_row = without_row[rows_of(columns.keys.take(pa.array(without_row)), columns.strange) < 0]
     for shard, rows in rows_by_shard(columns, without_row):
-        detail = f"{len(rows)} clips, this one first, have no row in hard.parquet of {split}; pack the split again"
+        detail = f"{first_of(len(rows), 'clip')} without a row in hard.parquet of {split}; pack the split again"
         yield Problem(columns.heads[shard].path, columns.key(rows[0]), "no_hard", detail)
 
 
@@ -86,6 +87,13 @@ def missing_shards(columns: Columns, expected: Iterable[int]) -> Iterator[Proble
 
 
 def _foreign_spec(columns: Columns) -> Iterator[Problem]:
+    names = {head.spec.name for head in columns.heads}
+    # Beside a folder of that name, it is the shards that are misplaced.
+    if len(names) == 1 and names.isdisjoint(listing(columns.path.parent)):
+        (name,) = names
+        detail = f"is named {columns.path.name}, its shards are of {name}; rename the folder to {name}"
+        yield Problem(columns.path, None, "sidecar", detail)
+        return
     for head in columns.heads:
         if head.spec.name != columns.path.name:
             detail = f"is of {head.spec.name}; move it and its tar where they belong"
@@ -144,7 +152,7 @@ def _accounting(
         lost |= absent
         strange |= more
         counts = ((absent, "neither stored nor rejected"), (more, "not in the manifest"))
-        said = " and ".join(f"{len(keys)} clips are {what} for this shard" for keys, what in counts if keys)
-        yield Problem(head.path, min(absent or more), "manifest", f"{said}, this one first; write the shard again")
+        said = " and ".join(f"{counted(len(keys), 'clip')} {what}" for keys, what in counts if keys)
+        yield Problem(head.path, min(absent or more), "manifest", f"has {said}, this one first; write the shard again")
     elif head.manifest_sha256 not in (None, rows_sha256(rows)):
         yield Problem(head.path, None, "manifest", "was packed from other rows than the manifest has; restore it")

@@ -16,7 +16,7 @@ from shards._verify_columns import (
     rows_of,
     without,
 )
-from shards._verify_problem import Problem, bounded
+from shards._verify_problem import Problem, bounded, first_of
 
 
 def label_problems(labels: Columns, audio_of: Mapping[str, Columns]) -> Iterator[Problem]:
@@ -71,7 +71,7 @@ def _orphans(labels: Columns, audio: Columns, place: Rows) -> Iterator[Problem]:
         head = labels.heads[shard]
         if len(orphans) == head.clips:
             labels.broken.add(head.number)
-        what = f"{len(orphans)} labels, this one first, are of clips that are not stored in {audio.path}"
+        what = f"{first_of(len(orphans), 'label')} of clips that are not stored in {audio.path}"
         detail = f"{what}; restore the audio, or label the split again"
         yield Problem(head.path, labels.key(orphans[0]), "orphan", detail)
 
@@ -84,7 +84,7 @@ def _unlabelled(labels: Columns, audio: Columns, place: Rows) -> Iterator[Proble
     for shard, rows in rows_by_shard(audio, np.flatnonzero(~labelled)):
         number = audio.heads[shard].number
         if number not in labels.broken:
-            what = f"{len(rows)} clips of {audio.heads[shard].path}, this one first, have no label"
+            what = f"{first_of(len(rows), 'clip')} of {audio.heads[shard].path} and without a label"
             path = labels.path / f"{number:06d}.json"
             yield Problem(path, audio.key(rows[0]), "incomplete", f"{what}; label the split again")
 

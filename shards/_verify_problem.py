@@ -50,6 +50,16 @@ class Problem:
         return f"{self.shard}: {clip}{self.kind}: {self.detail}"
 
 
+def counted(number: int, what: str) -> str:
+    """1 clip, 2,000 clips."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def first_of(number: int, what: str) -> str:
+    """The subject of a sentence on `number` clips, of which a problem names the first: it ends in is or are."""
+    return f"1 {what} is" if number == 1 else f"{counted(number, what)}, this one first, are"
+
+
 def detail_of(error: Exception, path: Path) -> str:
     """The message of an error about `path`, without that path."""
     return str(error).removeprefix(f"{path}: ")

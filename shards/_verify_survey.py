@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,9 +21,9 @@ from shards._index_file import INDEX_NAME, ShardKind
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
 from shards._store import Entry, entry_at, listing
 from shards._verify_audio import audio_problems, split_problems
-from shards._verify_columns import KEYS, Columns, InOrder, read_columns
+from shards._verify_columns import KEYS, Columns, InOrder, read_columns, rows_by_shard
 from shards._verify_labels import label_problems
-from shards._verify_problem import Problem, detail_of, table_problem
+from shards._verify_problem import Problem, detail_of, first_of, table_problem
 
 _LIKE_A_SHARD = re.compile(r"[0-9]+\.(json|tar)")
 _FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -71,7 +72,7 @@ def survey(
 
     shards: list[ShardToCheck] = []
     earlier: dict[str, pa.Array] = {}
-    strangers: list[pa.Array] = []
+    strangers: list[tuple[Path, str, int]] = []
     for split, folders in splits.items():
         problems += _misplaced(dataset, split)
         hard_keys, hard_problem = _hard_keys(dataset.hard_path(split))
@@ -87,7 +88,7 @@ def survey(
             problems += columns.problems
             problems += _index_problems(path, entries, kind)
             problems += _tar_problems(columns, kind, shards)
-            strangers += [] if mode is None else _strangers(columns.keys, mode)
+            strangers += [] if mode is None else _strangers(columns, mode)
             if kind == "audio":
                 audio, found = audio_problems(columns)
                 problems += found
@@ -98,10 +99,7 @@ def survey(
             elif audio_of:
                 problems += label_problems(columns, audio_of)
         earlier[split] = stored
-    if strangers:
-        has = f"says that keys are of mode {mode}; {sum(map(len, strangers))} rows of sidecars, this one first, have others"
-        detail = f"{has}: restore the dataset.json of these clips, or pack them into a dataset of their own"
-        problems.insert(0, Problem(dataset.root / "dataset.json", strangers[0][0].as_py(), "dataset", detail))
+    problems += _key_problems(dataset, mode, strangers, clips)
     return Survey(problems=tuple(problems), shards=tuple(shards), clips=clips)
 
 
@@ -120,10 +118,25 @@ def _key_mode(dataset: Dataset) -> tuple[KeyMode | None, list[Problem]]:
         return None, [Problem(description, None, "dataset", detail_of(error, description))]
 
 
-def _strangers(keys: pa.Array, mode: KeyMode) -> list[pa.Array]:
-    """Those that cannot have been made in `mode`, if there are any."""
-    others = keys.filter(pc.invert(pc.match_substring_regex(keys, KEY_PATTERNS[mode])))
-    return [others] if len(others) else []
+def _strangers(columns: Columns, mode: KeyMode) -> Iterator[tuple[Path, str, int]]:
+    """Sidecars with keys that cannot have been made in `mode`: the first of them, and how many."""
+    fits = pc.match_substring_regex(columns.keys, KEY_PATTERNS[mode])
+    for shard, rows in rows_by_shard(columns, np.flatnonzero(~fits.to_numpy(zero_copy_only=False))):
+        yield columns.heads[shard].path, columns.key(rows[0]), len(rows)
+
+
+def _key_problems(
+    dataset: Dataset, mode: KeyMode | None, strangers: list[tuple[Path, str, int]], clips: int
+) -> Iterator[Problem]:
+    """Where most keys are not of the mode, dataset.json is that of another dataset; else single shards are."""
+    count = sum(keys for _, _, keys in strangers)
+    if 2 * count > clips:
+        detail = f"says {mode}, {first_of(count, 'clip key')} not of that mode; restore the one of these clips"
+        yield Problem(dataset.root / "dataset.json", strangers[0][1], "dataset", detail)
+        return
+    for path, key, keys in strangers:
+        detail = f"{first_of(keys, 'clip key')} not of mode {mode}, which dataset.json says; move it where it belongs"
+        yield Problem(path, key, "sidecar", detail)
 
 
 def _shard_folders(dataset: Dataset, split: str) -> list[tuple[ShardKind, Path, dict[str, Entry]]]:

@@ -11,7 +11,7 @@ from pipeline import FormatError, acoustic_fingerprint, pcm_identity
 from shards._index_file import ShardKind
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
-from shards._store import is_remote, open_stream, to_path
+from shards._store import is_remote, open_stream, store_errors, to_path
 from shards._tar import END_BYTES, padding, tar_header
 from shards._verify_columns import acoustic_agrees
 from shards._verify_problem import Problem, ProblemKind, bounded, detail_of
@@ -37,7 +37,8 @@ def check_shard(
     except FormatError as error:
         return (Problem(sidecar_path, None, "sidecar", detail_of(error, sidecar_path)),)
     try:
-        return bounded(_problems(sidecar, decode, stop or (lambda: False)))
+        with store_errors(sidecar_path):
+            return bounded(_problems(sidecar, decode, stop or (lambda: False)))
     except OSError as error:
         # That a network fails says nothing about the shard.
         if is_remote(sidecar_path) and not isinstance(error, FileNotFoundError | PermissionError):

@@ -20,7 +20,10 @@ MIN_POSITIVES = 20
 _CHANCE_AUC = 0.6  # a class below this is as good as unknown to its column
 _MOST_AT_CHANCE = 0.1
 _SURE_POSITIVES = 10  # of one class, to say something of that class alone
-_FITTING_AUC = 0.85
+_SURE_CLASSES = 3  # frequent ones, to say what is wrong
+_CLEAR_GAIN = 0.1
+_MOST_BY_CHANCE = 0.8  # with more than this, rare classes find a column that fits whatever is wrong
+_SEED = 20_250_112
 _LISTED = 5
 
 Present = Sequence["frozenset[str] | None"]  # by clip its classes, None where nobody said
@@ -72,7 +75,16 @@ def agreement(values: npt.NDArray[np.float32], vocabulary: Vocabulary, evidence:
                 f"format with {stated:.2f}, over the {differing} classes where the two differ"
             )
         elif mean < MIN_AUC:
-            problem = _what_is_wrong(auc, counts, mean)
+            frequent = [(row, place) for row, place in own if counts[row] >= MIN_POSITIVES]
+            chosen = [row for row, _ in frequent]
+            shuffled = np.random.default_rng(_SEED).permutation(len(values))
+            _, by_chance, _ = _auc_table(values[shuffled], evidence)
+            problem = _what_is_wrong(
+                np.array([auc[row, place] for row, place in frequent]),
+                auc[chosen].max(axis=1),
+                by_chance[chosen].max(axis=1),
+                mean,
+            )
         elif len(sure) >= _SURE_POSITIVES and len(lost) > _MOST_AT_CHANCE * len(sure):
             names = ", ".join(class_name(mids[rows[i]]) for i in lost[:_LISTED])
             problem = f"{len(lost)} of {len(sure)} classes fit no better than chance ({names}): columns are mixed up"
@@ -130,7 +142,7 @@ def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def _better_order(
     auc: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], mids: Sequence[str], stated: Vocabulary
 ) -> tuple[str, float, float, int] | None:
-    """A known order that fits clearly better than the stated one where they differ: name, AUCs of both, classes."""
+    """A known order that fits, and clearly better than the stated one, where they differ: name, AUCs of both, classes."""
     here = stated.index()
     best: tuple[str, float, float, int] | None = None
     for name, order in known_orders(stated).items():
@@ -147,21 +159,39 @@ def _better_order(
         # The variance of an AUC without signal is 1 / (12 n); four deviations are no accident.
         deviation = float(np.sqrt((weight**2 / (6 * counts[rows])).sum()) / weight.sum())
         fit, fit_stated = (float(np.average(auc[rows, part], weights=weight)) for part in (theirs, ours))
-        clearly = fit - fit_stated > max(0.1, 4 * deviation) and counts[rows].sum() >= MIN_POSITIVES
+        enough = counts[rows].sum() >= MIN_POSITIVES and fit >= MIN_AUC
+        clearly = enough and fit - fit_stated > max(0.1, 4 * deviation)
         if clearly and (best is None or fit > best[1]):
             best = name, fit, fit_stated, len(differing)
     return best
 
 
-def _what_is_wrong(auc: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], mean: float) -> str:
-    """Tell columns in an unknown order, where another column fits each class, from rows that belong to other clips."""
-    frequent = counts >= MIN_POSITIVES
+def _what_is_wrong(
+    own: npt.NDArray[np.float64],
+    best: npt.NDArray[np.float64],
+    by_chance: npt.NDArray[np.float64],
+    mean: float,
+) -> str:
+    """Tell columns in an unknown order from rows that belong to other clips, as far as the frequent classes can.
+
+    Of each of these the AUC of its own column, that of the column that fits best, and that of the one that fits best
+    after the rows were shuffled. `mean`: over all classes.
+    """
     fit = f"labels agree with the hard labels with an AUC of {mean:.2f}, chance is 0.50, {MIN_AUC} is needed"
-    if frequent.any() and auc[frequent].max(axis=1).mean() >= _FITTING_AUC:
-        return f"{fit}; other columns than their own fit the classes: the columns are in an order that is not known"
-    if mean >= _CHANCE_AUC:
-        return f"{fit}; no known class order fits better: many rows belong to other clips than their names say"
-    return f"{fit}; no known class order fits: the rows belong to other clips than their names say (a wrong index)"
+    if len(own) >= _SURE_CLASSES:
+        gain, luck = float((best - own).mean()), float((best - by_chance).mean())
+        if gain < _CLEAR_GAIN / 2 and mean >= _CHANCE_AUC:
+            return f"{fit}; no known class order fits better: many rows belong to other clips than their names say"
+        if gain >= _CLEAR_GAIN and luck >= _CLEAR_GAIN:
+            return f"{fit}; other columns than their own fit the classes: the columns are in an order that is not known"
+        if luck < _CLEAR_GAIN / 2 and by_chance.mean() < _MOST_BY_CHANCE:
+            return (
+                f"{fit}; no column fits any class: the rows belong to other clips than their names say (a wrong index)"
+            )
+    return (
+        f"{fit}; either the columns are in a class order that is not known, or the rows belong to other clips than "
+        "their names say (a wrong index)"
+    )
 
 
 def known_orders(stated: Vocabulary) -> Mapping[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
-"""What is looked at before foreign labels are written: agreement with hard labels, and lag."""
+"""What is looked at before foreign labels are written: their values, agreement with hard labels, and lag."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from shards._dataset import Dataset
 from shards._failures import LabelRefused
 from shards._hard import HardRows, join_hard
 from shards._reader import LabelReader
+from shards._verify_problem import counted
 from shards.foreign._agreement import MIN_POSITIVES, Agreement, agreement
 from shards.foreign._lag import MAX_LAG_MS, MIN_CLIPS, MIN_PEAK, Curve, Lag, lag_curve, summarise
 
@@ -32,6 +34,34 @@ class Labels(Protocol):
         """Let go of what is open."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Of `clips` clips examined, `not_finite` hold NaN or infinity; `lowest` and `highest` are of all others, None
+    without any. kind: what the format says that they are."""
+
+    kind: str
+    clips: int
+    not_finite: int
+    lowest: float | None
+    highest: float | None
+
+    @property
+    def problem(self) -> str:
+        """Why they cannot be right, empty if they can."""
+        if self.lowest is None or self.highest is None:
+            return self.of_not_finite if self.not_finite else ""
+        if self.kind == "logit" and self.lowest >= 0 and self.highest <= 1:
+            return (
+                f"the labels lie between {self.lowest:.3g} and {self.highest:.3g} in all clips examined: these look "
+                "like probabilities, the format has logits"
+            )
+        return ""
+
+    @property
+    def of_not_finite(self) -> str:
+        return f"the labels of {self.not_finite} of the {counted(self.clips, 'clip')} examined hold NaN or infinity"
+
+
 def examine(
     dataset: Dataset,
     split: str,
@@ -40,8 +70,8 @@ def examine(
     sample_rate: int,
     reference: str | None,
     progress: Callable[[str, int, int], None],
-) -> tuple[Agreement | None, Lag | None]:
-    """Agreement and lag over at most 2,000 clips, drawn with a fixed seed from those that say most.
+) -> tuple[Values, Agreement | None, Lag | None]:
+    """Values, agreement and lag over at most 2,000 clips, drawn with a fixed seed from those that say most.
 
     Agreement is None without hard labels; lag is None for labels without 40 ms frames.
     """
@@ -55,15 +85,19 @@ def examine(
     rows = _sample(hard, len(keys), strong_first=has_frames and other is None)
     rows.sort(key=lambda row: labels.order[keys[row]])
     values, weak, strong, curve_keys, curves = [], [], [], [], []
+    lowest, highest, not_finite = np.inf, -np.inf, 0
     for done, row in enumerate(rows):
         progress("checking clips", done, len(rows))
         key = keys[row]
         try:
             label = labels.read(key, samples[key], sample_rate)
-        except LabelRefused:
+        except LabelRefused as refused:
+            not_finite += refused.reason == "not_finite"
             continue
         if not np.isfinite(label).all():
+            not_finite += 1
             continue
+        lowest, highest = min(lowest, float(label.min())), max(highest, float(label.max()))
         values.append(_largest(label, target, samples[key], sample_rate))
         events = None if hard is None else hard.events(row)
         mids = None if hard is None else hard.weak_mids(row)
@@ -82,34 +116,50 @@ def examine(
                 curves.append(curve)
     against = "the strong hard labels" if reference is None else f"label set {reference}"
     return (
+        Values(
+            kind=target.kind,
+            clips=len(rows),
+            not_finite=not_finite,
+            lowest=round(lowest, 4) if values else None,
+            highest=round(highest, 4) if values else None,
+        ),
         agreement(np.stack(values), target.classes, (weak, strong)) if hard is not None and values else None,
         summarise(curve_keys, curves, against) if has_frames else None,
     )
 
 
-def refuse(found: Agreement | None, lag: Lag | None, *, unchecked: bool, allow_lag: bool) -> None:
+def refuse(values: Values, found: Agreement | None, lag: Lag | None, *, unchecked: bool, allow_lag: bool) -> None:
     """Raise UsageError for labels that cannot be right, or of which that cannot be told, unless it was asked for."""
     if not unchecked:
+        if values.problem:
+            remedy = (
+                "get a whole one"
+                if values.lowest is None
+                else "convert them with log(p / (1 - p)), in float32 and with p kept between 1e-6 and 1 - 1e-6"
+            )
+            raise UsageError(f"{values.problem}; {remedy} (--unchecked imports the file all the same)")
         if found is None or not found.enough:
             positives = 0 if found is None else found.positives
+            others = f"{values.of_not_finite}; without them " if values.not_finite else ""
             raise UsageError(
-                f"class order and names cannot be checked: the clips have {positives} hard labels in the classes of "
-                f"the file, {MIN_POSITIVES} are needed; pack the split with its segment list, or import --unchecked"
+                f"{others}class order and names cannot be checked: the clips have {counted(positives, 'hard label')} "
+                f"in the classes of the file, {MIN_POSITIVES} are needed; pack the split with its segment list, or "
+                "import --unchecked"
             )
         if found.problem:
             raise UsageError(f"{found.problem}; get the right file or index (--unchecked imports it all the same)")
     if lag is not None and not allow_lag:
         if not lag.enough:
             raise UsageError(
-                f"the lag of the frame labels cannot be estimated: {lag.clips} clips can be compared with "
+                f"the lag of the frame labels cannot be estimated: {counted(lag.clips, 'clip')} can be compared with "
                 f"{lag.against}, at a correlation of {lag.peak:.2f}; {MIN_CLIPS} are needed at {MIN_PEAK}: "
                 "give a label set of the same clips with --reference, or import with --allow-lag"
             )
         if abs(lag.lag_ms) > MAX_LAG_MS:
             raise UsageError(
                 f"the frame labels are {abs(lag.lag_ms)} ms {'late' if lag.lag_ms > 0 else 'early'} against "
-                f"{lag.against} (over {lag.clips} clips, at most {MAX_LAG_MS} ms is taken): they were made from audio "
-                "cut elsewhere; --allow-lag imports them all the same"
+                f"{lag.against} (over {counted(lag.clips, 'clip')}, at most {MAX_LAG_MS} ms is taken): they were made "
+                "from audio cut elsewhere; --allow-lag imports them all the same"
             )
 
 

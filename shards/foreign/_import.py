@@ -15,6 +15,7 @@ from shards._failures import LabelRefused
 from shards._reader import check_tar_size
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._store import is_remote
+from shards._verify_problem import counted
 from shards._writer import LabelShardWriter
 from shards.foreign._agreement import Agreement
 from shards.foreign._checks import Labels, examine, refuse
@@ -43,7 +44,8 @@ def import_labels(
 
     audio: the audio set whose clips get labels, if the split has several.
     reference: a label set to estimate the lag against instead of the strong hard labels.
-    unchecked: import although labels disagree with the hard labels, or there are too few to tell.
+    unchecked: import although labels disagree with the hard labels, or there are too few to tell, or although all of a
+    format of logits lie between 0 and 1, as probabilities do.
     allow_lag: import frame labels that lag by more than 60 ms, or whose lag cannot be estimated.
 
     Writes `import.json` beside the shards. Raises UsageError for what cannot be right or needs to be asked for,
@@ -70,8 +72,8 @@ def import_labels(
         for before in committed.values():
             _check_same_import(before, made, codec)
         _check_same_clips(committed, audio_shards, samples)
-        found, lag = examine(opened, split, foreign, samples, spec.sample_rate, reference, progress)
-        refuse(found, lag, unchecked=unchecked, allow_lag=allow_lag)
+        values, found, lag = examine(opened, split, foreign, samples, spec.sample_rate, reference, progress)
+        refuse(values, found, lag, unchecked=unchecked, allow_lag=allow_lag)
         # What the first run found stays in the provenance of all: shards packed later do not make another label set.
         provenance = next((dict(side.provenance) for side in committed.values()), made | {"found": _found(found, lag)})
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def import_labels(
             progress("writing clips", done, len(samples))
     finally:
         foreign.close()
-    report = import_report(labels, coverage, found, lag, written, kept=len(audio_shards) - len(missing))
+    report = import_report(labels, coverage, values, found, lag, written, kept=len(audio_shards) - len(missing))
     write_atomic(folder / IMPORT_REPORT_NAME, canonical_json(report.to_json()) + "\n")
     return report
 
@@ -114,8 +116,8 @@ def _check_any(coverage: NameCoverage, source: ForeignFiles, split: str) -> None
     if not coverage.matched:
         examples = ", ".join(coverage.examples["extra"] or coverage.examples["ambiguous"])
         raise UsageError(
-            f"{source.files[0]}: none of its {coverage.names} names is one of the {coverage.clips} clips of split "
-            f"{split} (names: {examples}); check --split and --dataset"
+            f"{source.files[0]}: none of its {counted(coverage.names, 'name')} is one of the "
+            f"{counted(coverage.clips, 'clip')} of split {split} (names: {examples}); check --split and --dataset"
         )
 
 

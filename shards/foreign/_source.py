@@ -57,8 +57,10 @@ class ForeignFiles:
                 if top_k
                 else f"--format {self.format} has all classes, --tail says nothing there; leave it out"
             )
-        if (self.format == "sat" and self.chunk_ms is None) or (self.chunk_ms is not None and not top_k):
-            raise UsageError(f"--chunk-s is for chunks and required by --format sat; --format is {self.format}")
+        if self.format == "sat" and self.chunk_ms is None:
+            raise UsageError("--format sat needs --chunk-s: how many seconds the chunks of the file are long")
+        if self.chunk_ms is not None and not top_k:
+            raise UsageError(f"--chunk-s is for --format ced and sat; --format is {self.format}, leave it out")
         if self.chunk_ms is not None and not 40 <= self.chunk_ms <= 3_600_000:
             raise UsageError(f"--chunk-s is {self.chunk_ms / 1000:g}, needs 0.04 to 3600")
         if self.augmented and not many:

@@ -127,7 +127,7 @@ def test_events_without_a_listener_are_not_written(tmp_path: Path) -> None:
 
 def test_what_is_not_version_1_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "hard.parquet"
-    with pytest.raises(FormatError, match=r"hard\.parquet: is not there"):
+    with pytest.raises(FormatError, match=r"hard\.parquet: cannot be read \(No such file"):
         read_hard(path)
     good = hard_table(["a_0"], weak={"a_0": ["x"]})
     pq.write_table(good.replace_schema_metadata(None), path)
@@ -156,7 +156,7 @@ def test_damage_is_seen_wherever_it_lies(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(FormatError, match="is damaged or not parquet"):
+        with pytest.raises(FormatError, match="is damaged or not parquet|does not match its own sha256"):
             read_hard(path)
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])

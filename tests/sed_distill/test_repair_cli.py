@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from jobs import stop_if_asked
 from pipeline import AudioSpec, canonical_json
+from sed_distill._verify import ProgressLine
 from sed_distill.cli import main
 from shards import verify
 from tests.teachers.labelling_examples import tiny_beats
@@ -183,6 +186,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "stale labels": (stale, {f"{TINY}/000001"}),
     "label sets mixed": (exchange_label_sets, {f"{TINY}/000001", f"{OTHER}/000001"}),
     "labels of nothing": (labels_of_nothing, {f"{TINY}/000003"}),
+    "labels stored twice": (lambda root: copy_shard(root, TINY, 0, 9), {f"{TINY}/000009"}),
     "audio stored twice": (lambda root: copy_shard(root, AUDIO, 0, 3), {f"{AUDIO}/000003"}),
     "manifest damaged": (lambda root: flip(root / AUDIO / "manifest.parquet", -40), {f"{AUDIO}/manifest.parquet"}),
     "manifest gone": (lambda root: remove(root / AUDIO / "manifest.parquet"), set()),
@@ -208,6 +212,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 }  # fmt: skip
 
 
+# What lies there too much is moved, and nothing is to be written for it.
+NOTHING_MISSING = ("labels stored twice", "audio stored twice", "labels of nothing", "a shard outside of folders")
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_repair_and_the_commands_it_prints(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damage, expected = DAMAGES[name]
@@ -216,7 +224,7 @@ def test_repair_and_the_commands_it_prints(name: str, root: Path, capsys: pytest
     damaged = tree(root)
     written_ns = {path: (root / path).stat().st_mtime_ns for path in damaged}
     assert verify(root)
-    plan = repaired(root, capsys, "--dry-run")
+    plan = repaired(root, capsys, "--dry-run", code=1)
     assert tree(root) == damaged
     answer = repaired(root, capsys)
     assert answer | {"dry_run": True} == plan
@@ -228,6 +236,7 @@ def test_repair_and_the_commands_it_prints(name: str, root: Path, capsys: pytest
     again = repaired(root, capsys)
     assert again["moved"] == []
     assert set(again["commands"]) <= set(answer["commands"])
+    assert bool(answer["commands"]) == (name not in NOTHING_MISSING)
     run(answer["commands"])
     assert verify(root) == ()
     assert tree(root) == before
@@ -302,7 +311,10 @@ def test_what_it_prints_goes_into_a_shell(root: Path, tmp_path: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "copy: 1 problem; 2 files moved to quarantine/; this command restores what is missing" in done.stderr
+    assert (
+        "copy: 1 problem; 2 files moved to quarantine/; this command restores what is missing; quarantine/ is no part"
+        in (done.stderr)
+    )
     assert "copy: 2 files in quarantine/ are not part of it" in done.stderr
     assert tree(root) == before
 
@@ -315,6 +327,69 @@ def test_what_it_cannot_repair_is_exit_code_1(root: Path, capsys: pytest.Capture
     assert "not repaired: " in answer.err
     assert main(["repair", str(root / "weak")]) == 2
     assert "is not a dataset" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_text(root: Path, tmp_path: Path) -> None:
+    root = root.rename(tmp_path / os.fsdecode(b"\xff data"))
+    flip(root / AUDIO / "000000.tar")
+    command = [sys.executable, "-m", "sed_distill", "repair", root]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert os.fsencode(shlex.quote(str(root))) in done.stdout
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_without_its_commands_it_is_not_whole_again(root: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    remove(root / AUDIO / "commands.json") if how == "missing" else flip(root / AUDIO / "commands.json")
+    flip(root / AUDIO / "000000.tar")
+    for options in ("--dry-run",), ():
+        assert main(["repair", str(root), *options]) == 1
+        answer = capsys.readouterr()
+        assert answer.out == ""
+        assert (
+            f"not repaired: {root / AUDIO}: no command is recorded that writes shard 000000; give again" in answer.err
+        )
+        assert "1 not repaired: see above" in answer.err
+
+
+def test_a_label_run_that_failed_at_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only its record and report are there; the command is given again, or its folder goes."""
+    folder = root / "weak/labels/b"
+    shutil.copytree(root / TINY, folder, ignore=shutil.ignore_patterns("0*", "index.arrow"))
+    assert sorted(path.name for path in folder.iterdir()) == ["commands.json", "report.json"]
+    assert main(["verify", str(root)]) == 1
+    answer = repaired(root, capsys)
+    assert (answer["moved"], len(answer["commands"]), len(answer["hints"])) == ([], 1, 1)
+    remove(folder / "commands.json")
+    capsys.readouterr()
+    assert main(["repair", str(root)]) == 0
+    assert "1 problem; 1 folder moved to quarantine/; quarantine/ is no part of the" in capsys.readouterr().err
+    assert main(["verify", str(root)]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_that_nothing_was_moved(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flip(root / AUDIO / "000000.tar")
+    before = tree(root)
+    monkeypatch.setattr(ProgressLine, "__call__", lambda *made: (os.kill(os.getpid(), number), stop_if_asked()))
+    assert main(["repair", str(root)]) == 1
+    answer = capsys.readouterr()
+    assert (answer.out, answer.err) == ("", "interrupted: nothing was moved; the same command begins anew\n")
+    assert tree(root) == before
+
+
+def test_a_store_is_refused_before_it_is_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "upath", reason="universal-pathlib is not installed; reading object stores is an optional extra"
+    )
+    monkeypatch.setattr("sed_distill._repair.find_problems", None)
+    assert main(["repair", "memory://bucket/data"]) == 2
+    assert capsys.readouterr().err.endswith("copy it to a disk and repair it there\n")
 
 
 def run(lines: list[str]) -> None:

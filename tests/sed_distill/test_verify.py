@@ -1,6 +1,8 @@
 """`sed-distill verify` as it is typed: lines, JSON, exit codes, and what stderr says."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,17 @@ def test_errors_are_one_line(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert main(["verify", str(tmp_path), "--workers", "0"]) == 2
     assert "is not a dataset" in capsys.readouterr().err
+
+
+def test_quick_is_not_for_a_cluster(root, capsys):
+    for command in ("verify", "repair"):
+        assert main([command, str(root), "--quick", "--executor", "ray"]) == 2
+        assert "--quick reads no tar" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_utf8(root, capsys):
+    other = Path(os.fsdecode(os.fsencode(root) + b"\xff"))
+    root.rename(other)
+    (other / "weak" / "hard.parquet").unlink()
+    assert main(["verify", str(other)]) == 1
+    assert capsys.readouterr().out.encode().startswith(f"{root}\\udcff/weak/hard.parquet\t-\thard".encode())

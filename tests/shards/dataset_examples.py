@@ -63,7 +63,7 @@ def write_labels(
 
 def write_dataset(root: Path) -> Dataset:
     """weak: shards of 4 and 3 stored clips, 1 rejected, two label sets, one failed label. strong: 1 shard of 2."""
-    dataset = Dataset.create(root, keys="audioset")
+    dataset = Dataset.create(root, keys="path")
     plan = {"weak": [["aa_0", "bb_30000", "cc_0", LONG_KEY], ["dd_0", "ee_0", "ff_0"]], "strong": [["gg_0", "hh_0"]]}
     for split, shards_of_split in plan.items():
         folder = dataset.audio_folder(split, SPEC.name)

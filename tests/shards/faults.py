@@ -5,7 +5,7 @@ Not injected, because nothing in a dataset can tell it from the real thing:
   and reasons of refusals, provenance of audio other than the hash of its manifest rows;
 - a whole that is consistent in itself: every file of a split or label set replaced, removed or renamed together, two
   label sets that change names, labels of a clip replaced by others and signed again, hard labels other than which clips
-  have them written anew, dataset.json written anew for the other kind of key;
+  have them written anew, dataset.json of AudioSet keys written anew for paths;
 - the order of clips in a shard, or the numbers of label shards, all else following: labels are bound by key;
 - up to four bits of a clip's acoustic fingerprint, signed again: another machine may round so;
 - an index that is gone, or of other sidecars than there are: it is a cache, and made again;

@@ -387,7 +387,7 @@ def test_the_command(
     assert main(arguments) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"refused {KEYS[3]}: audio_shifted: has its sound 80 ms earlier than the audio that was labelled"
-    assert told[-1].startswith("attach: nothing written: 1 clips are refused, more than --max-refused 0")
+    assert told[-1].startswith("attach: nothing written: 1 clip is refused, more than --max-refused 0: find")
     assert not (dataset.root / "weak" / "labels").exists()
 
     assert main([*arguments, "--max-refused", "1"]) == 0

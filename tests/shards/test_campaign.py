@@ -15,7 +15,7 @@ from tests.shards import campaign as fault_campaign
 from tests.shards.faults import Whole
 from tests.shards.varied_dataset import MONO, write_varied
 
-SLICE = 250
+SLICE = 200
 
 
 @pytest.mark.campaign

@@ -1,8 +1,10 @@
 """Where things lie, what is not a dataset, and what is ignored in one."""
 
 import hashlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +127,31 @@ def test_the_vocabulary_of_a_label_set(tmp_path):
     assert dataset.vocabulary("weak", "frames") == TARGET.vocabulary
     with pytest.raises(UsageError, match="no label set beats; it has frames, other"):
         dataset.vocabulary("weak", "beats")
+
+
+def test_a_pipe_is_no_description(tmp_path):
+    os.mkfifo(tmp_path / "dataset.json")
+    for look in (Dataset.open, lambda root: Dataset.create(root, keys="path")):
+        with pytest.raises(FormatError, match=r"dataset\.json: cannot be read .*a pipe or a device"):
+            look(tmp_path)
+
+
+def test_splits_may_be_links_and_a_failed_look_is_an_error(tmp_path, monkeypatch):
+    dataset = write_dataset(tmp_path / "data")
+    (dataset.root / "weak").rename(tmp_path / "elsewhere")
+    (dataset.root / "weak").symlink_to(tmp_path / "elsewhere")
+    (dataset.root / "dev").symlink_to(tmp_path / "nowhere")
+    (dataset.root / "eval").symlink_to(dataset.root / "eval")
+    assert dataset.splits() == ("weak", "strong")
+    real = Path.stat
+
+    def failing(path, **options):
+        if path.name == "weak":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    # As is_dir does from Python 3.14 on.
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(PermissionError):
+        dataset.splits()

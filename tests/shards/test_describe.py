@@ -1,12 +1,14 @@
 """What `info` prints: every figure against what was written, and every cause for attention with its remedy."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import AudioSpec, FormatError, UsageError
-from shards import AudioShardWriter, Dataset, describe
+from shards import AudioShardWriter, Dataset, LabelShardWriter, describe
 from tests.shards.dataset_examples import LONG_KEY, SPEC, TARGET, clip_pcm, write_audio, write_dataset, write_labels
 
 
@@ -33,7 +35,7 @@ def test_one_screen(tmp_path):
     assert max(len(line) for line in text.splitlines()) <= 80
     assert len(text.splitlines()) <= 40
     assert "".join(text.splitlines()[:4]).replace(" ", "").startswith(str(dataset.root))
-    assert "format version 1, keys audioset" in text
+    assert "format version 1, keys path" in text
     assert "weak: 8 clips in hard.parquet, 8 with weak and 0 with strong labels" in text
     keys = ["aa_0", "bb_30000", "cc_0", LONG_KEY, "dd_0", "ee_0", "ff_0"]
     hours = sum(len(clip_pcm(key)) for key in keys) / SPEC.sample_rate / 3600
@@ -126,3 +128,47 @@ def test_a_damaged_sidecar_is_named(tmp_path):
     (dataset.audio_folder("weak", SPEC.name) / "000001.json").write_bytes(b"{}")
     with pytest.raises(FormatError, match=r"000001\.json"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "told"),
+    [
+        ({"teacher": {"checkpoint_sha256": 5}}, "teacher unknown (checkpoint 5)"),
+        ({"teacher": {"family": ["a"], "checkpoint_sha256": {"b": 1}}}, 'teacher ["a"] (checkpoint {"b":1})'),
+        ({"teacher": "\x1b[2J\nnext"}, r"teacher \x1b[2J\nnext"),
+        ({"teacher": [1, None]}, "teacher [1,null]"),
+        ({"teacher": 5}, "teacher 5"),
+        ({"teacher": {"family": "\x9b2J"}}, r"teacher \x9b2J"),
+        ({"stage": "\x1b", "format": {"x": "\u202e"}}, r'made by \x1b of {"x":"\u202e"}'),
+    ],
+)
+def test_provenance_may_be_any_json(tmp_path, provenance, told):
+    dataset = Dataset.create(tmp_path, keys="path")
+    audio = write_audio(dataset.audio_folder("weak", SPEC.name), 0, [])
+    with LabelShardWriter(dataset.labels_folder("weak", "set"), audio, target=TARGET, provenance=provenance) as writer:
+        writer.commit()
+    text = describe(tmp_path)
+    assert section(text, "  labels set")[-1].endswith(f", {told}")
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_dataset_whose_path_is_not_utf8(tmp_path):
+    dataset = write_dataset(Path(os.fsdecode(os.fsencode(tmp_path) + b"/da\xffta")))
+    text = describe(dataset.root)
+    assert "".join(text.encode().decode().split()).startswith(f"{tmp_path}/da\\udcffta")
+    assert "weak: 8 clips in hard.parquet" in text
+    assert (dataset.audio_folder("weak", SPEC.name) / "index.arrow").is_file()
+
+
+def test_pipes_are_not_waited_on(tmp_path):
+    dataset = write_dataset(tmp_path / "data")
+    folder = dataset.audio_folder("weak", SPEC.name)
+    for path in (folder / "manifest.parquet", dataset.hard_path("weak")):
+        path.unlink()
+        os.mkfifo(path)
+    assert "weak: hard labels cannot be read; run `sed-distill verify`" in describe(dataset.root)
+    os.mkfifo(tmp_path / "pipe")
+    (folder / "000001.json").unlink()
+    (folder / "000001.json").symlink_to(tmp_path / "pipe")
+    with pytest.raises(FormatError, match=r"000001\.json: cannot be read .*a pipe or a device"):
+        describe(dataset.root)

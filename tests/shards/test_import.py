@@ -150,11 +150,11 @@ def test_a_wrong_class_order_is_refused_and_named(example: Example, tmp_path: Pa
 def test_an_unknown_class_order_and_a_wrong_index_are_told_apart(example: Example, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     mixed = write_sed(tmp_path / "a.h5", example.names, example.logits[:, rng.permutation(447)])
-    with pytest.raises(UsageError, match="an order that is not known"):
+    with pytest.raises(UsageError, match="; other columns .* in an order that is not known"):
         import_labels(example.dataset, "strong", "x", mixed)
     names = [example.names[i] for i in rng.permutation(len(example.names))]
     wrong = write_sed(tmp_path / "b.h5", names, example.logits)
-    with pytest.raises(UsageError, match="a wrong index"):
+    with pytest.raises(UsageError, match="; no column fits .*a wrong index"):
         import_labels(example.dataset, "strong", "x", wrong)
     report = import_labels(example.dataset, "strong", "forced", wrong, unchecked=True, allow_lag=True)
     assert report.stored == len(names)
@@ -179,6 +179,14 @@ def test_single_clips_cut_elsewhere_are_named(example: Example, tmp_path: Path) 
     report = import_labels(example.dataset, "strong", "cut", source)
     assert report.lag is not None
     assert dict(report.lag.outlier_keys) == {example.keys[i]: 800 for i in (5, 40, 77)}
+    lag, clear, away = report.lines()[-4:-1]
+    assert re.fullmatch(r"lag against the strong hard labels: (0 ms|\d ms (late|early)) over \d+ clips", lag)
+    assert re.fullmatch(
+        r"  clip by clip, where it is clear \(\d+\): half of them within -?\d+ to -?\d+ ms, nine in ten within "
+        r"-?\d+ to -?\d+ ms", clear,
+    )  # fmt: skip
+    named = ", ".join(f"{key} at 800 ms" for key in sorted(example.keys[i] for i in (5, 40, 77)))
+    assert sorted(away) == sorted(f"  200 ms or more away from that: 3 clips ({named})")
 
 
 def test_without_hard_labels_it_has_to_be_asked_for(tmp_path: Path) -> None:
@@ -197,6 +205,40 @@ def test_without_hard_labels_it_has_to_be_asked_for(tmp_path: Path) -> None:
     late = write_sed(tmp_path / "b.h5", example.names, shifted(example.logits, 3))
     with pytest.raises(UsageError, match="120 ms late against label set a"):
         import_labels(example.dataset, "strong", "c", late, unchecked=True, reference="a")
+
+
+def test_probabilities_are_not_taken_for_logits(example: Example, tmp_path: Path) -> None:
+    probabilities = (1 / (1 + np.exp(-example.logits.astype(np.float32)))).astype(np.float16)
+    source = write_sed(tmp_path / "a.h5", example.names, probabilities)
+    with pytest.raises(
+        UsageError, match=r"look like probabilities, the format has logits; convert .*log\(p / \(1 - p\)\)"
+    ):
+        import_labels(example.dataset, "strong", "sigmoid", source)
+    assert not example.dataset.labels_folder("strong", "sigmoid").exists()
+    told = import_labels(example.dataset, "strong", "sigmoid", source, unchecked=True).lines()
+    assert [line for line in told if "imported although the labels lie between" in line]
+
+    one = probabilities.copy()
+    one[7, 440, 3] = -1
+    report = import_labels(example.dataset, "strong", "one-below", write_sed(tmp_path / "b.h5", example.names, one))
+    assert (report.values.lowest, report.values.problem) == (-1, "")
+    clipped = np.clip(probabilities.astype(np.float32), 1e-6, 1 - 1e-6)
+    back = write_sed(tmp_path / "c.h5", example.names, np.log(clipped / (1 - clipped)))
+    assert import_labels(example.dataset, "strong", "converted", back).stored == len(example.names)
+
+
+def test_nan_is_told_before_what_follows_from_it(example: Example, tmp_path: Path) -> None:
+    logits = example.logits.copy()
+    logits[:, 3, 4] = np.nan
+    with pytest.raises(UsageError, match="^the labels of 120 of the 120 clips examined hold NaN or infinity; get"):
+        import_labels(example.dataset, "strong", "x", write_sed(tmp_path / "a.h5", example.names, logits))
+    logits[:2] = example.logits[:2]
+    with pytest.raises(UsageError, match="^the labels of 118 of the 120 clips .*; without them class order and names"):
+        import_labels(example.dataset, "strong", "x", write_sed(tmp_path / "b.h5", example.names, logits))
+    logits[:118] = example.logits[:118]
+    report = import_labels(example.dataset, "strong", "two-nan", write_sed(tmp_path / "c.h5", example.names, logits))
+    assert report.failed == {"not_finite": 2}
+    assert "  the labels of 2 of the 120 clips examined hold NaN or infinity" in report.lines()
 
 
 def test_a_second_run_does_what_is_missing(tmp_path: Path) -> None:

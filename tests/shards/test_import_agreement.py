@@ -108,6 +108,30 @@ def test_wrong_rows_of_real_labels_are_found(real: tuple[npt.NDArray[np.float32]
     assert "not known" in agreement(values[:, rng.permutation(527)], audioset_weak_527(), [present]).problem
 
 
+@pytest.mark.parametrize("clips", [24, 40, 80])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_cannot_be_told_apart_is_not_claimed(clips: int, seed: int) -> None:
+    """Few clips: whatever order the columns have, one of so many fits a rare class by chance."""
+    rng = np.random.default_rng([clips, seed])
+    mids = audioset_strong_447().mids
+    heard = rng.permutation(447)[:30]
+    present = [frozenset(mids[i] for i in rng.permutation(heard)[: rng.integers(1, 5)]) for _ in range(clips)]
+    place = audioset_strong_447().index()
+    values = rng.normal(-6, 1.5, (clips, 447)).astype(np.float32)
+    for row, clip in enumerate(present):
+        values[row, [place[mid] for mid in clip]] += 6
+
+    def told(changed: npt.NDArray[np.float32]) -> str:
+        return agreement(changed, audioset_strong_447(), [present, present]).problem
+
+    either = "; either the columns are in a class order that is not known, or the rows belong to other clips"
+    assert told(values) == ""
+    for columns in (values[:, rng.permutation(447)], values[:, ::-1]):
+        assert either in told(columns) or "; other columns than their own" in told(columns)
+    rows = told(values[rng.permutation(clips)])
+    assert either in rows or "; no column fits any class: the rows belong to other clips" in rows
+
+
 def test_some_columns_mixed_up_are_found(real: tuple[npt.NDArray[np.float32], list[frozenset[str]]]) -> None:
     values, present = real
     columns = np.arange(527)

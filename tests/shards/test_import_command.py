@@ -31,6 +31,7 @@ def test_there_and_back(example: Example, tmp_path: Path, capsys: pytest.Capture
     assert "30 in the file, 30 of the 30 clips matched" in told
     assert "agreement with hard labels: AUC" in told
     assert "lag against the strong hard labels: " in told
+    assert "values (logit): -" in told
     assert told.splitlines()[-1] == "import-labels: 3 shards (3 now); 30 clips = 30 stored + 0 without label"
     assert main(command) == 0
     assert "3 shards (0 now)" in capsys.readouterr().out
@@ -81,5 +82,8 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
         said = capsys.readouterr().err
         assert said.startswith("error: ")
         assert said.count("\n") == 1
+    sat = [*place(example.dataset, "x")[:-1], "sat", *file, "--tail", "zero"]
+    assert main(["import-labels", *sat]) == 2
+    assert capsys.readouterr().err.startswith("error: --format sat needs --chunk-s: ")
     assert main(["import-labels", *place(example.dataset, "x"), "--file", str(tmp_path / "none.h5")]) == 2
     assert not example.dataset.label_shards("strong", "x")

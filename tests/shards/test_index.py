@@ -274,6 +274,8 @@ def test_a_forged_index_is_reported(folder: Path) -> None:
         (b'{"clip_ms":1000', b'{"clip_sm":1000'),
         (b'{"source":"examples","stage":"pack"}', b"[" * 36),
         (b'{"source":"examples","stage":"pack"}', b"7" * 36),
+        (b'{"damaged":1}', b'{"damaged":"'),
+        (b'{"damaged":1}', b'{"damage":[]}'),
     ],
 )
 def test_a_sealed_file_of_nonsense_is_made_anew(folder: Path, old: bytes, new: bytes) -> None:

@@ -1,5 +1,6 @@
 """The manifest file: every row comes back, whole or by shard, in whatever order it was given."""
 
+import os
 import re
 from pathlib import Path
 
@@ -47,3 +48,30 @@ def test_a_row_group_cannot_disappear(tmp_path: Path) -> None:
             assert read_manifest(path) == rows
         except FormatError:
             continue
+
+
+@pytest.mark.parametrize("shard", [None, 0])
+def test_a_pipe_or_a_device_is_no_manifest(tmp_path: Path, shard: int | None) -> None:
+    path = tmp_path / "manifest.parquet"
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match=r"manifest\.parquet: cannot be read .*a pipe or a device"):
+        read_manifest(path, shard=shard)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(FormatError, match=r"manifest\.parquet: cannot be read .*a pipe or a device"):
+        read_manifest(path, shard=shard)
+
+
+def test_one_shard_of_a_table_too_big_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(path, [ManifestRow(f"{n}_0", 0, "a", 1) for n in range(9)])
+    monkeypatch.setattr("pipeline._sealed.MAX_TABLE_ROWS", 8)
+    with pytest.raises(FormatError, match="has 9 rows"):
+        read_manifest(path, shard=0)
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) / "manifest.parquet"
+    rows = (ManifestRow("a_0", 3, "a", 1),)
+    write_manifest(path, rows)
+    assert read_manifest(path) == read_manifest(path, shard=3) == rows

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import FormatError, UsageError, canonical_json
+from pipeline import AudioSpec, FormatError, UsageError, canonical_json, hard_table, write_hard
 from shards import (
     COMMANDS_NAME,
+    AudioShardWriter,
+    AudioSidecar,
+    LabelSidecar,
     Problem,
     RecordedCommand,
     Repair,
@@ -29,7 +33,16 @@ from shards import (
     repair,
     verify,
 )
-from tests.shards.dataset_examples import LONG_KEY, SPEC, write_audio, write_dataset, write_labels, write_manifest
+from shards._repair_shards import Shard, read_shard
+from tests.shards.dataset_examples import (
+    LONG_KEY,
+    SPEC,
+    clip_pcm,
+    write_audio,
+    write_dataset,
+    write_labels,
+    write_manifest,
+)
 
 AUDIO = f"weak/audio/{SPEC.name}"
 FRAMES, OTHER = "weak/labels/frames", "weak/labels/other"
@@ -90,7 +103,7 @@ def test_without_a_recorded_command_it_says_what_is_known(root: Path) -> None:
     made = repaired(root)
     assert moved(made, root) == shard(AUDIO, 1) | shard(FRAMES, 0)
     assert made.commands == ()
-    audio, labels = made.hints
+    audio, labels = made.unresolved
     assert audio.startswith(f"{root / AUDIO}: no command is recorded that writes shard 000001; give again the one that")
     assert '{"source":"examples","stage":"pack"}' in audio
     assert '{"stage":"label","teacher":"example"}' in labels
@@ -144,7 +157,7 @@ def test_a_file_that_cannot_be_moved_is_named_and_the_others_go(root: Path, monk
 
     monkeypatch.setattr(Path, "rename", refuse)
     made = repaired(root)
-    assert made.unresolved == (f"{root / AUDIO}/000000.json: cannot be moved to quarantine/ (Permission denied)",)
+    assert made.unresolved[-1] == f"{root / AUDIO}/000000.json: cannot be moved to quarantine/ (Permission denied)"
     assert moved(made, root) == shard(FRAMES, 0)
 
 
@@ -191,7 +204,29 @@ def test_the_minority_of_a_mixed_set_goes_wherever_it_stands(root: Path) -> None
     for suffix in (".json", ".tar"):
         (root / FRAMES / f"000002{suffix}").unlink()
     problems = [problem for problem in verify(root) if problem.kind == "mixed"]
-    assert moved(repair(root, problems), root) == shard(FRAMES, 0, ".1") | shard(FRAMES, 1)
+    made = repair(root, problems)
+    assert (made.moved, made.commands) == ((), ())
+    (line,) = made.unresolved
+    assert line.startswith(f"{root / FRAMES}: mixed: has 1 shard like 000000.json and 1 shard like 000001.json, so ")
+    # One of them is damaged: then the other one is right.
+    damage(root / FRAMES / "000000.tar")
+    problems = [problem for problem in verify(root) if problem.kind in ("mixed", "tar_size")]
+    assert moved(repair(root, problems), root) == shard(FRAMES, 0, ".1")
+
+
+def test_of_two_audio_codecs_neither_goes_where_none_has_more_shards(root: Path) -> None:
+    sidecar = read_audio_sidecar(root / AUDIO / "000001.json")
+    with AudioShardWriter(root / AUDIO, 1, spec=SPEC, provenance=dict(sidecar.provenance), codec="pcm16") as writer:
+        for key in sidecar.clips.key:
+            writer.add(key, clip_pcm(key), origin="vorbis", cut_samples=3, clipped_samples=1, flags=("clipped",))
+        for key in sidecar.rejected.key:
+            writer.reject(key, "damaged", "stops early")
+        writer.commit()
+    assert {problem.kind for problem in verify(root)} == {"mixed"}
+    made = repaired(root)
+    assert (made.moved, made.commands) == ((), ())
+    (line,) = made.unresolved
+    assert line.startswith(f"{root / AUDIO}: mixed: has 1 shard like 000000.json and 1 shard like 000001.json, so ")
 
 
 def test_of_a_clip_stored_twice_the_first_stays(root: Path) -> None:
@@ -222,14 +257,49 @@ def test_a_clip_in_two_splits_needs_a_person(root: Path) -> None:
     damage(root / AUDIO / "000001.tar")
     problems = [problem for problem in verify(root) if problem.kind in ("duplicate", "tar_size")]
     made = repair(root, problems)
-    assert (moved(made, root), made.unresolved) == (shard(AUDIO, 1), ())
+    assert moved(made, root) == shard(AUDIO, 1)
+    assert not any("duplicate" in line for line in made.unresolved)
+
+
+def test_other_splits_are_read_once_however_many_clips_they_share(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = root / "strong" / "audio" / SPEC.name
+    (folder / "manifest.parquet").unlink()
+    shutil.rmtree(root / "strong" / "labels")
+    write_audio(folder, 1, ["dd_0", "ee_0", "ff_0"])
+    problems = [problem for problem in verify(root) if problem.kind == "duplicate"]
+    assert [problem.key for problem in problems] == ["dd_0", "ee_0", "ff_0"]
+    reads: Counter[Path] = Counter()
+
+    def counting(shard: Shard) -> AudioSidecar | LabelSidecar | None:
+        reads[shard.sidecar] += 1
+        return read_shard(shard)
+
+    monkeypatch.setattr("shards._repair_shards.read_shard", counting)
+    made = repair(root, problems)
+    in_weak = {path: count for path, count in reads.items() if path.parent == root / AUDIO}
+    assert in_weak == {root / AUDIO / f"00000{number}.json": 1 for number in (0, 1)}
+    (line,) = made.unresolved
+    assert "dd_0: duplicate: is also stored in weak" in line
+    assert "(and 2 clips more of this shard)" in line
 
 
 def test_hard_labels_without_stored_clips_go(root: Path) -> None:
     shutil.copy(root / "strong" / "hard.parquet", root / "weak" / "hard.parquet")
     made = repaired(root)
     assert moved(made, root) == {"weak/hard.parquet": "weak/hard.parquet"}
-    assert made.hints == (f"{root / 'weak'}: no command is recorded that writes hard.parquet; pack the split again",)
+    assert made.unresolved == (
+        f"{root / 'weak'}: no command is recorded that writes hard.parquet; pack the split again",
+    )
+
+
+def test_one_clip_is_said_as_one(root: Path) -> None:
+    hard = root / "weak/hard.parquet"
+    keys = ["aa_0", "bb_30000", "cc_0", LONG_KEY, "dd_0", "ee_0", "rr_0"]
+    write_hard(hard, hard_table(keys, weak={key: ["/m/a"] for key in keys}))
+    (problem,) = verify(root)
+    assert problem.detail.startswith("1 clip is without a row in hard.parquet of weak;")
+    write_hard(hard, hard_table(keys[2:], weak={key: ["/m/a"] for key in keys}))
+    assert verify(root)[0].detail.startswith("2 clips, this one first, are without a row in hard.parquet of weak;")
 
 
 def test_labels_whose_audio_is_written_again_stay(root: Path) -> None:
@@ -239,7 +309,7 @@ def test_labels_whose_audio_is_written_again_stay(root: Path) -> None:
     more = Problem(root / FRAMES / "000001.json", None, "stale", "7 more problems")
     made = repair(root, [*verify(root), more])
     assert moved(made, root) == shard(AUDIO, 1)
-    assert [hint.partition(": labels of audio")[0] for hint in made.hints[1:]] == [
+    assert [hint.partition(": labels of audio")[0] for hint in made.hints] == [
         str(root / FRAMES),
         str(root / OTHER),
     ]
@@ -257,6 +327,123 @@ def test_orphans_wait_while_the_manifest_is_lost(root: Path) -> None:
         (root / AUDIO / f"000001{suffix}").unlink()
     assert "orphan" in {problem.kind for problem in verify(root)}
     assert moved(repaired(root), root) == {f"{AUDIO}/manifest.parquet": f"{AUDIO}/manifest.parquet"}
+
+
+def test_a_renamed_audio_folder_is_renamed_back_not_emptied(root: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (root / AUDIO).iterdir()}
+    record_command(root / AUDIO, ("pack", "--split", "weak"), (0, 1))
+    renamed = root / f"{AUDIO}x"
+    (root / AUDIO).rename(renamed)
+    (problem,) = verify(root)
+    assert (problem.shard, problem.kind) == (renamed, "sidecar")
+    assert problem.detail == f"is named {SPEC.name}x, its shards are of {SPEC.name}; rename the folder to {SPEC.name}"
+    assert repaired(root) == Repair(moved=(), commands=(), hints=(), unresolved=(str(problem),))
+    # Whatever else is wrong waits: its command would write into a folder of the right name.
+    damage(renamed / "000001.tar")
+    damage(root / FRAMES / "000001.tar")
+    made = repaired(root)
+    assert (made.moved, made.commands) == ((), ())
+    assert made.unresolved[1] == f"{root}: 2 other problems: repair again after that; nothing is moved before"
+    renamed.rename(root / AUDIO)
+    assert moved(repaired(root), root) == shard(AUDIO, 1) | shard(FRAMES, 1)
+    assert before["000000.tar"] == (root / AUDIO / "000000.tar").read_bytes()
+
+
+def test_shards_of_another_spec_that_has_a_folder_are_misplaced(root: Path) -> None:
+    (root / "weak/audio/other").mkdir()
+    for suffix in (".json", ".tar"):
+        shutil.copy(root / AUDIO / f"000000{suffix}", root / f"weak/audio/other/000000{suffix}")
+    assert moved(repaired(root), root) == shard("weak/audio/other", 0)
+    assert moved(repaired(root), root) == {"weak/audio/other": "weak/audio/other.1"}
+    assert verify(root) == ()
+
+
+def test_labels_stay_where_their_audio_is_gone(root: Path) -> None:
+    """There is other audio in the split: the labels are orphans, but not to blame."""
+    other = AudioSpec(sample_rate=16_000, clip_ms=1_000)
+    audio = write_audio(root / f"weak/audio/{other.name}", 0, ["aa_0"], spec=other)
+    write_labels(root / "weak/labels/more", audio)
+    (root / AUDIO).rename(root.parent / "away")
+    assert {problem.kind for problem in verify(root)} == {"orphan"}
+    made = repaired(root)
+    assert (made.moved, made.commands, made.hints) == ((), (), ())
+    assert [line.partition(", which is not there; restore that folder, or attach")[0] for line in made.unresolved] == [
+        f"{root / folder}: orphan: its labels are of {root / AUDIO}" for folder in (FRAMES, OTHER)
+    ]
+    # The same where the folder is there, and nothing in it.
+    (root / AUDIO).mkdir()
+    made = repaired(root)
+    assert (made.moved, made.commands, made.hints) == ((), (), ())
+    assert made.unresolved[0].startswith(f"{root / AUDIO}: has no shards, and no command is recorded that writes them;")
+    assert [line.partition(", which has no shards; restore")[0] for line in made.unresolved[1:]] == [
+        f"{root / folder}: orphan: its labels are of {root / AUDIO}" for folder in (FRAMES, OTHER)
+    ]
+
+
+def test_folders_without_a_shard_go_whole(root: Path) -> None:
+    (root / "weak/audio/foo").mkdir()
+    (root / "weak/labels/b").mkdir()
+    (root / "weak/labels/b/report.json").write_text("{}")
+    (root / "weak/audio/mono-16000hz-1000ms").mkdir()
+    write_manifest(root / "weak/audio/mono-16000hz-1000ms/manifest.parquet", [("aa_0", 0), ("dd_0", 1)])
+    assert {problem.kind for problem in verify(root)} == {"incomplete"}
+    expected = {name: name for name in ("weak/audio/foo", "weak/audio/mono-16000hz-1000ms", "weak/labels/b")}
+    assert moved(repaired(root, dry_run=True), root) == expected
+    made = repaired(root)
+    assert (moved(made, root), made.commands, made.unresolved) == (expected, (), ())
+    assert (root / "quarantine/weak/labels/b/report.json").read_text() == "{}"
+    assert verify(root) == ()
+
+
+def test_a_folder_that_a_command_can_fill_stays(root: Path) -> None:
+    (root / "weak/labels/b").mkdir()
+    record_command(root / "weak/labels/b", ("label", "--labels", "b"), (0, 1))
+    for _ in range(2):
+        made = repaired(root)
+        assert (made.moved, made.commands, made.unresolved) == ((), ("sed-distill label --labels b",), ())
+        (hint,) = made.hints
+        assert hint.startswith(
+            f"{root / 'weak/labels/b'}: has no shards, as if the command that writes them had never "
+        )
+    # No command writes audio into a folder of such a name.
+    (root / f"{AUDIO}x").mkdir()
+    record_command(root / f"{AUDIO}x", ("pack",), (0, 1))
+    made = repaired(root)
+    assert moved(made, root) == {f"{AUDIO}x": f"{AUDIO}x"}
+    assert made.commands == ("sed-distill label --labels b",)
+
+
+def test_the_only_audio_of_a_split_is_missed(root: Path) -> None:
+    shutil.rmtree(root / "strong/labels")
+    for path in (root / "strong/audio" / SPEC.name).iterdir():
+        path.unlink()
+    made = repaired(root)
+    assert (made.moved, made.commands) == ((), ())
+    (line,) = made.unresolved
+    assert "strong/audio" in line
+    assert line.endswith("restore it or pack the split again, or remove the folder")
+
+
+def test_a_copied_label_shard_leaves_nothing_to_restore(root: Path) -> None:
+    for folder in (AUDIO, FRAMES, OTHER):
+        record_command(root / folder, ("pack" if folder == AUDIO else "label", "--out", folder), (0, 1))
+    copy_shard(root, FRAMES, 0, 9)
+    copy_shard(root, AUDIO, 0, 8)  # one that the manifest does not want
+    made = repaired(root)
+    assert moved(made, root) == shard(FRAMES, 9) | shard(AUDIO, 8)
+    assert (made.commands, made.hints, made.unresolved) == ((), (), ())
+    assert verify(root) == ()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_copy_in_the_place_of_a_shard_is_missed(root: Path, recorded: bool) -> None:
+    if recorded:
+        record_command(root / FRAMES, ("label", "--labels", "frames"), (0, 1))
+    copy_shard(root, FRAMES, 0, 1)
+    made = repaired(root)
+    assert moved(made, root) == shard(FRAMES, 1)
+    assert made.commands == (("sed-distill label --labels frames",) if recorded else ())
+    assert len(made.unresolved) == (not recorded)
 
 
 def test_an_index_is_moved_and_needs_no_command(root: Path) -> None:

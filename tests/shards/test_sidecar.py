@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ACOUSTIC_BYTES, FormatError, canonical_json
+from pipeline import ACOUSTIC_BYTES, MAX_ACOUSTIC_FRAMES, FormatError, canonical_json
 from shards import fingerprint, read_audio_sidecar, read_label_sidecar
 from shards._sidecar import sidecar_bytes
 from shards._sidecar_parse import MAX_SIDECAR_BYTES, parse_audio_sidecar, parse_label_sidecar
@@ -51,6 +52,8 @@ def test_fingerprint_is_the_hash_of_canonical_json():
 
 
 KEY = st.text("abcXYZ019_%-", min_size=1, max_size=120).filter("rejected".__ne__)
+FRAMES = st.integers(0, MAX_ACOUSTIC_FRAMES)
+BITS = st.binary(min_size=ACOUSTIC_BYTES - 1, max_size=ACOUSTIC_BYTES - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -79,7 +82,7 @@ def test_any_sidecar_round_trips(pair, data):
         crc32c=column(st.integers(0, 2**32 - 1)),
         identity=column(st.text("0123456789abcdef", min_size=32, max_size=32)),
         samples=column(st.integers(1, 8_000)),
-        acoustic=column(st.binary(min_size=ACOUSTIC_BYTES, max_size=ACOUSTIC_BYTES).map(bytes.hex)),
+        acoustic=column(st.builds(lambda frames, bits: bytes([frames]).hex() + bits.hex(), FRAMES, BITS)),
         origin=column(TEXT),
         cut_samples=column(st.integers(0, 10**9)),
         clipped_samples=column(st.integers(0, 10**9)),
@@ -232,6 +235,10 @@ def put(value, **changes):
         (lambda v: put(v, clips=put(v["clips"], length=[2**33 - 1, 1, 1])), "clips.length"),
         (lambda v: put(v, clips=put(v["clips"], offset=v["clips"]["offset"][::-1])), "clips.offset"),
         (lambda v: put(v, clips=put(v["clips"], crc32c=[0, 1, 2**32])), r"clips.crc32c\[2\]"),
+        (
+            lambda v: put(v, clips=put(v["clips"], acoustic=["fd" + "0" * 126, *v["clips"]["acoustic"][1:]])),
+            "clips.acoustic: a fingerprint is of 253 frames, needs at most 252",
+        ),
         (lambda v: put(v, clips=put(v["clips"], identity=["0" * 32, "0" * 32, "0" * 31])), "clips.identity"),
         (lambda v: put(v, rejected=put(v["rejected"], reason=["tired"])), "rejected.reason: is 'tired'"),
         (lambda v: put(v, rejected=put(v["rejected"], key=["aa_0"])), "rejected.key: names a clip that is also stored"),
@@ -300,8 +307,17 @@ def test_a_huge_file_is_refused_before_it_is_parsed(pair, tmp_path):
 
 
 def test_a_missing_sidecar_is_named(tmp_path):
-    with pytest.raises(FormatError, match=r"000001\.json: cannot be read"):
+    with pytest.raises(FormatError, match=r"000001\.json: is not there"):
         read_label_sidecar(tmp_path / "000001.json")
+
+
+def test_a_link_to_a_pipe_is_not_waited_on(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "000001.json").symlink_to(tmp_path / "pipe")
+    (tmp_path / "000002.json").symlink_to("/dev/zero")
+    for name in ("000001.json", "000002.json"):
+        with pytest.raises(FormatError, match=rf"{name}: cannot be read \(is a folder, a pipe or a device"):
+            read_label_sidecar(tmp_path / name)
 
 
 def test_another_spelling_of_the_same_is_refused(pair):

@@ -1,14 +1,18 @@
 """What a source is, and the join of audio, label sets and hard labels by clip key."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from pipeline import (
+    ACOUSTIC_BYTES,
+    AcousticMatch,
     AudioSpec,
     FormatError,
     IntegrityError,
@@ -19,7 +23,9 @@ from pipeline import (
     write_hard,
 )
 from shards import AudioShardWriter, Dataset, LabelShardWriter, Source
+from shards._index_binding import Binding
 from shards._join import JoinedSource, join
+from shards._sidecar import sealed_json
 from tests.shards.small_dataset import FRAME_LOGITS, MIDS, SPEC, VOCABULARY, write_split
 
 
@@ -150,6 +156,50 @@ def test_labels_of_another_rate_are_held_against_that_audio_or_its_sound(tmp_pat
         joined(replaced, "weak")
 
 
+def test_of_many_clips_of_another_rate_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of those whose fingerprints are not equal to the bit, and always the same one."""
+    clips, rng = 5_000, np.random.default_rng(0)
+    stored = rng.integers(0, 253, (clips, ACOUSTIC_BYTES), dtype=np.uint8)
+    labelled = stored.copy()
+    labelled[::2, 9] ^= 1
+    binding = Binding(
+        labels=SimpleNamespace(acoustic=labelled),  # type: ignore[arg-type]
+        place=np.arange(clips),
+        audio=SimpleNamespace(acoustic=stored),  # type: ignore[arg-type]
+        clips=np.arange(clips, dtype=np.int32),
+    )
+    different = AcousticMatch(verdict="different")
+    monkeypatch.setattr("shards._index_binding.compare_acoustic", lambda stored, other: different)
+    assert list(binding.by_sound(np.arange(2_000))) == list(range(0, 2_000, 2))
+    refused = binding.by_sound(np.arange(clips))
+    assert len(refused) == 2_000
+    assert sorted(refused) == list(refused)
+    assert all(clip % 2 == 0 for clip in refused)
+    assert binding.by_sound(np.arange(clips)) == refused
+
+
+def test_a_sidecar_changed_behind_the_index_says_how_to_go_on(tmp_path: Path) -> None:
+    """Of the same size and time: opening again does not help, deleting the index does."""
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "weak", 9, seed=4)
+    folder = dataset.audio_folder("weak", SPEC.name)
+    path, old = folder / "000001.json", (1_000_000_000, 1_000_000_000)
+    for sidecar in folder.glob("*.json"):
+        os.utime(sidecar, old)
+    joined(dataset, "weak")
+    content = path.read_bytes()
+    edited = json.loads(content)
+    del edited["sha256"]
+    edited["clips"]["origin"][0] = edited["clips"]["origin"][0][::-1]
+    path.write_bytes(sealed_json(edited))
+    assert len(content) == path.stat().st_size
+    os.utime(path, old)
+    with pytest.raises(IntegrityError, match=r"delete index\.arrow beside it"):
+        _ = joined(dataset, "weak").audio[1]
+    (folder / "index.arrow").unlink()
+    assert joined(dataset, "weak").audio[1].clips.origin[0] == "mcp"
+
+
 def test_a_shard_replaced_after_the_join_is_not_read_as_what_was_joined(tmp_path: Path) -> None:
     dataset = Dataset.create(tmp_path / "data", keys="path")
     write_split(dataset, "weak", 9, seed=4)
@@ -160,7 +210,9 @@ def test_a_shard_replaced_after_the_join_is_not_read_as_what_was_joined(tmp_path
             audio.add(key, np.ones(640, np.int16), origin="pcm")
         audio.commit()
     assert source.audio[0].clips.key == dataset.audio_shards("weak", SPEC.name)[0].clips.key
-    with pytest.raises(IntegrityError, match=r"000001\.json: was replaced since the dataset was opened"):
+    with pytest.raises(
+        IntegrityError, match=r"000001\.json: was replaced .* open the dataset again, .* delete index\.arrow"
+    ):
         _ = source.audio[1]
 
 

@@ -26,6 +26,7 @@ from shards import (
     survey,
     verify,
 )
+from shards._verify_problem import first_of
 from tests.shards.dataset_examples import (
     LONG_KEY,
     SPEC,
@@ -274,7 +275,9 @@ def test_a_description_of_other_keys(root, tmp_path):
     Dataset.create(tmp_path / "other", keys="audioset")
     shutil.copy(tmp_path / "other" / "dataset.json", root)
     assert found(root, quick=True) == {("dataset.json", "aa_0", "dataset")}
-    assert verify(root, quick=True)[0].detail.startswith("says audioset, which 25 clip keys, this one first, are not")
+    assert verify(root, quick=True)[0].detail.startswith(
+        "says audioset, 25 clip keys, this one first, are not of that mode;"
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,9 @@ def test_keys_of_another_mode_among_those_of_the_dataset(tmp_path, mode, good, b
     assert found(tmp_path) == set()
     write_audio(tmp_path / AUDIO, 1, bad)
     assert found(tmp_path) == {(f"{AUDIO}/000001.json", bad[0], "sidecar")}
-    assert verify(tmp_path)[0].detail.startswith(f"{len(bad)} clip keys, this one first, are not of mode {mode}")
+    assert verify(tmp_path)[0].detail.startswith(
+        f"{first_of(len(bad), 'clip key')} not of mode {mode}, which dataset.json says;"
+    )
 
 
 def test_names_that_look_like_a_datasets(root):

@@ -191,7 +191,7 @@ def test_a_sidecar_of_very_many_members(audio, tmp_path):
     columns = value["clips"]
     for name, column in columns.items():
         columns[name] = column[:1] * n
-    columns["key"] = [f"k{number}" for number in range(n)]
+    columns["key"] = [f"k{number}_0" for number in range(n)]
     columns["length"] = [1] * n
     columns["offset"] = [512 + 1024 * number for number in range(n)]
     value["tar"]["bytes"] = 1024 * (n + 1)

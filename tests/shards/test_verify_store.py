@@ -1,5 +1,6 @@
 """A dataset on an object store is read and verified as a local one is: against a server of the protocol on loopback."""
 
+import errno
 import logging
 import multiprocessing
 import sys
@@ -159,19 +160,70 @@ def test_what_is_not_there(bucket):
         Dataset.create(f"s3://{bucket.name}/new", keys="path")
 
 
-def test_a_store_that_cannot_be_reached(bucket, monkeypatch):
-    """Says nothing about the shards, so it is no problem of theirs."""
+@pytest.fixture
+def unreachable(bucket, monkeypatch):
     import s3fs
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     s3fs.S3FileSystem.clear_instance_cache()
-    try:
-        with pytest.raises(OSError, match="cannot be reached"):
-            verify(url(bucket))
-    finally:
-        s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_that_cannot_be_reached(bucket, unreachable):
+    """Says nothing about the shards, so it is no problem of theirs."""
+    with pytest.raises(OSError, match="cannot be reached"):
+        verify(url(bucket))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "{url}"),
+        ("index", "{url}"),
+        ("verify", "{url}"),
+        ("transcode", "--dataset", "{url}", "--out", "{out}", "--codec", "fast"),
+        ("export-labels", "--dataset", "{url}", "--split", "weak", "--labels", "frames", "--format", "pretrained-sed",
+         "--out", "{out}"),
+        ("attach", "--from", "nowhere", "--dataset", "{url}", "--split", "weak", "--labels", "new"),
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_every_command_says_that_a_store_cannot_be_reached(bucket, unreachable, arguments, tmp_path, capsys):
+    assert main([part.format(url=url(bucket), out=tmp_path / "out") for part in arguments]) == 1
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_a_look_that_fails_once_is_no_answer(bucket, monkeypatch):
+    """Libraries take one for that of a file that is not there: then a split would be missing, or a table."""
+    from aiobotocore.client import AioBaseClient
+
+    real, asked, failing = AioBaseClient._make_api_call, [], -1
+
+    async def request(self, *what):
+        asked.append(what)
+        if len(asked) - 1 == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return await real(self, *what)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", request)
+    for look, answer in (
+        (lambda: Dataset(url(bucket)).splits(), ("weak", "strong")),
+        (lambda: Dataset.open(url(bucket)).keys, "path"),
+        (lambda: verify(url(bucket), quick=True, threads=1), ()),
+    ):
+        asked.clear()
+        failing = -1
+        assert look() == answer
+        requests = len(asked)
+        assert requests
+        for number in range(requests):
+            failing = number
+            asked.clear()
+            with pytest.raises(OSError, match="Input/output error"):
+                look()
 
 
 def test_without_the_libraries_it_says_what_to_install(monkeypatch):

@@ -61,7 +61,7 @@ LABELS: dict[tuple[str, AudioSpec, str], tuple[TargetSpec, str]] = {
 
 def write_varied(root: Path) -> Dataset:
     """Seven audio shards of three codecs with 16 clips and one rejected, 13 label shards of five sets, two failures."""
-    dataset = Dataset.create(root, keys="audioset")
+    dataset = Dataset.create(root, keys="path")
     written: dict[tuple[str, AudioSpec], list[AudioSidecar]] = {}
     for (split, spec), plan in PLAN.items():
         folder = dataset.audio_folder(split, spec.name)
