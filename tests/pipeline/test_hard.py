@@ -140,7 +140,7 @@ def test_what_is_not_version_1_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="unlike version 1; use the version"):
         read_hard(path)
     pq.write_table(good, path)
-    with pytest.raises(FormatError, match=r"does not match its own sha256, .*; sed-distill repair"):
+    with pytest.raises(FormatError, match=r"has no sha256 of itself, .*; sed-distill repair"):
         read_hard(path)
     contradiction = {"key": "a_0", "weak_mids": None, "events": [{"onset_ms": 0, "offset_ms": 1, "mid": "a"}]}
     table = pa.Table.from_pylist([contradiction | {"strong_annotated": False}], schema=HARD_SCHEMA)
