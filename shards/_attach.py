@@ -14,6 +14,7 @@ from shards._attach_plan import AttachPlan, Progress, plan_attachment
 from shards._attach_report import AttachReport, attach_report
 from shards._attach_source import PublishedLabels
 from shards._commands import command_arguments, record_command
+from shards._counted import counted
 from shards._dataset import Dataset, sidecar_paths
 from shards._index import IndexedShard, ShardIndex, open_index
 from shards._index_file import INDEX_NAME
@@ -21,7 +22,6 @@ from shards._reader import check_tar_size
 from shards._sidecar import AudioClips, LabelClips, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
 from shards._store import is_remote, store_errors, to_path
-from shards._verify_problem import counted
 from shards._writer import LabelShardWriter
 
 ATTACH_REPORT_NAME = "attach.json"

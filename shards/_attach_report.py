@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from shards._attach_plan import ATTACH_OUTCOMES, AttachPlan
+from shards._counted import counted
 from shards._index import ShardIndex
-from shards._verify_problem import counted
 
 _LISTED = 10
 

@@ -17,9 +17,9 @@ from shards._dataset import DATASET_VERSION, Dataset
 from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
 from shards._manifest import MANIFEST_NAME
-from shards._repair import QUARANTINE_NAME, quarantined_files
 from shards._sidecar_parse import is_sidecar_name
 from shards._store import entry_at, is_remote, listing
+from shards.checks._repair import QUARANTINE_NAME, quarantined_files
 
 WIDTH = 80
 

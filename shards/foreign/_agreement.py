@@ -142,7 +142,7 @@ def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def _better_order(
     auc: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], mids: Sequence[str], stated: Vocabulary
 ) -> tuple[str, float, float, int] | None:
-    """A known order that fits, and clearly better than the stated one, where they differ: name, AUCs of both, classes."""
+    """A known order that fits where it differs from the stated one, and clearly better: name, both AUCs, classes."""
     here = stated.index()
     best: tuple[str, float, float, int] | None = None
     for name, order in known_orders(stated).items():

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import FRAMES, HOP_MS, TargetSpec, UsageError, frame_labels, projection
+from shards._counted import counted
 from shards._dataset import Dataset
 from shards._failures import LabelRefused
 from shards._hard import HardRows, join_hard
 from shards._reader import LabelReader
-from shards._verify_problem import counted
 from shards.foreign._agreement import MIN_POSITIVES, Agreement, agreement
 from shards.foreign._lag import MAX_LAG_MS, MIN_CLIPS, MIN_PEAK, Curve, Lag, lag_curve, summarise
 

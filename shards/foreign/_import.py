@@ -10,12 +10,12 @@ from typing import Any
 
 from pipeline import UsageError, canonical_json, sweep_partial, write_atomic
 from shards._commands import record_command
+from shards._counted import counted
 from shards._dataset import Dataset
 from shards._failures import LabelRefused
 from shards._reader import check_tar_size
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._store import is_remote
-from shards._verify_problem import counted
 from shards._writer import LabelShardWriter
 from shards.foreign._agreement import Agreement
 from shards.foreign._checks import Labels, examine, refuse

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shards._counted import counted
 from shards._sidecar import LabelSidecar
-from shards._verify_problem import counted
 from shards.foreign._agreement import Agreement
 from shards.foreign._checks import Values
 from shards.foreign._lag import Lag

@@ -107,7 +107,7 @@ def test_a_store_that_cannot_be_reached_is_one_line(
             asked.append(path)
             raise error
 
-        monkeypatch.setattr("shards._verify_tar.open_stream", fail)
+        monkeypatch.setattr("shards.checks._verify_tar.open_stream", fail)
         with pytest.raises(OSError, match=r"^[^\n]*(cannot be reached \(Could not connect|no route)[^\n]*$") as raised:
             verify_job(root, executor="local")
         assert type(raised.value) is OSError

@@ -156,7 +156,7 @@ def test_damage_is_seen_wherever_it_lies(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(FormatError, match="is damaged or not parquet|does not match its own sha256"):
+        with pytest.raises(FormatError, match=r"is damaged or not parquet|does not match its own sha256"):
             read_hard(path)
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])

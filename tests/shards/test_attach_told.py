@@ -36,9 +36,9 @@ def published(originals: dict[str, Pcm], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def late(originals: dict[str, Pcm], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Every clip has its sound 80 ms later, but the last, which is as it was; the labeller failed on the one before."""
+    """Eleven clips with their sound 80 ms later, the one that the labeller failed on, and one of no set."""
     clips = {key: np.pad(originals[key], (1280, 0))[:160_000] for key in KEYS[:11]}
-    clips |= {FAILED: originals[FAILED], "twelfth_0": originals[KEYS[0]]}
+    clips |= {FAILED: originals[FAILED], "stranger_0": originals[KEYS[0]]}
     return write_audio(tmp_path_factory.mktemp("late") / "copy", clips, clips_per_shard=5)
 
 

@@ -150,11 +150,11 @@ def test_a_wrong_class_order_is_refused_and_named(example: Example, tmp_path: Pa
 def test_an_unknown_class_order_and_a_wrong_index_are_told_apart(example: Example, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     mixed = write_sed(tmp_path / "a.h5", example.names, example.logits[:, rng.permutation(447)])
-    with pytest.raises(UsageError, match="; other columns .* in an order that is not known"):
+    with pytest.raises(UsageError, match=r"; other columns .* in an order that is not known"):
         import_labels(example.dataset, "strong", "x", mixed)
     names = [example.names[i] for i in rng.permutation(len(example.names))]
     wrong = write_sed(tmp_path / "b.h5", names, example.logits)
-    with pytest.raises(UsageError, match="; no column fits .*a wrong index"):
+    with pytest.raises(UsageError, match=r"; no column fits .*a wrong index"):
         import_labels(example.dataset, "strong", "x", wrong)
     report = import_labels(example.dataset, "strong", "forced", wrong, unchecked=True, allow_lag=True)
     assert report.stored == len(names)
@@ -230,10 +230,10 @@ def test_probabilities_are_not_taken_for_logits(example: Example, tmp_path: Path
 def test_nan_is_told_before_what_follows_from_it(example: Example, tmp_path: Path) -> None:
     logits = example.logits.copy()
     logits[:, 3, 4] = np.nan
-    with pytest.raises(UsageError, match="^the labels of 120 of the 120 clips examined hold NaN or infinity; get"):
+    with pytest.raises(UsageError, match=r"^the labels of 120 of the 120 clips examined hold NaN or infinity; get"):
         import_labels(example.dataset, "strong", "x", write_sed(tmp_path / "a.h5", example.names, logits))
     logits[:2] = example.logits[:2]
-    with pytest.raises(UsageError, match="^the labels of 118 of the 120 clips .*; without them class order and names"):
+    with pytest.raises(UsageError, match=r"^the labels of 118 of the 120 clips .*; without them class order and names"):
         import_labels(example.dataset, "strong", "x", write_sed(tmp_path / "b.h5", example.names, logits))
     logits[:118] = example.logits[:118]
     report = import_labels(example.dataset, "strong", "two-nan", write_sed(tmp_path / "c.h5", example.names, logits))

@@ -33,7 +33,7 @@ from shards import (
     repair,
     verify,
 )
-from shards._repair_shards import Shard, read_shard
+from shards.checks._repair_shards import Shard, read_shard
 from tests.shards.dataset_examples import (
     LONG_KEY,
     SPEC,
@@ -274,7 +274,7 @@ def test_other_splits_are_read_once_however_many_clips_they_share(root: Path, mo
         reads[shard.sidecar] += 1
         return read_shard(shard)
 
-    monkeypatch.setattr("shards._repair_shards.read_shard", counting)
+    monkeypatch.setattr("shards.checks._repair_shards.read_shard", counting)
     made = repair(root, problems)
     in_weak = {path: count for path, count in reads.items() if path.parent == root / AUDIO}
     assert in_weak == {root / AUDIO / f"00000{number}.json": 1 for number in (0, 1)}

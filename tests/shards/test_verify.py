@@ -26,7 +26,7 @@ from shards import (
     survey,
     verify,
 )
-from shards._verify_problem import first_of
+from shards.checks._verify_problem import first_of
 from tests.shards.dataset_examples import (
     LONG_KEY,
     SPEC,
@@ -322,7 +322,7 @@ def test_names_that_look_like_a_datasets(root):
 
 
 def test_damage_to_all_clips_of_a_shard_is_listed_once_in_a_while(root, monkeypatch):
-    monkeypatch.setattr("shards._verify_problem.LISTED_PROBLEMS", 2)
+    monkeypatch.setattr("shards.checks._verify_problem.LISTED_PROBLEMS", 2)
     sidecar = read_audio_sidecar(root / AUDIO / "000001.json")
     for offset in sidecar.clips.offset:
         flip(sidecar.tar_path, offset)

@@ -22,9 +22,9 @@ from shards import (
     verify,
 )
 from shards._sidecar import sidecar_bytes
-from shards._verify_columns import KEYS as KEYS_TYPE
-from shards._verify_columns import Columns, Head
-from shards._verify_labels import label_problems
+from shards.checks._verify_columns import KEYS as KEYS_TYPE
+from shards.checks._verify_columns import Columns, Head
+from shards.checks._verify_labels import label_problems
 from tests.shards.dataset_examples import SPEC, TARGET, clip_logits, clip_pcm, write_audio, write_labels
 
 AUDIO, LABELS = f"weak/audio/{SPEC.name}", "weak/labels/frames"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shards._counted import counted
 from shards._store import entry_at
 
 LISTED_PROBLEMS = 100
@@ -48,11 +49,6 @@ class Problem:
     def __str__(self) -> str:
         clip = "" if self.key is None else f"{self.key}: "
         return f"{self.shard}: {clip}{self.kind}: {self.detail}"
-
-
-def counted(number: int, what: str) -> str:
-    """1 clip, 2,000 clips."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def first_of(number: int, what: str) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import FormatError
+from shards._counted import counted
 from shards._manifest import MANIFEST_NAME, ManifestRow, by_shard, read_manifest, rows_sha256
 from shards._store import listing
-from shards._verify_columns import (
+from shards.checks._verify_columns import (
     KEYS,
     Columns,
     Head,
@@ -19,7 +20,7 @@ from shards._verify_columns import (
     rows_of,
     without,
 )
-from shards._verify_problem import Problem, bounded, counted, detail_of, first_of, table_problem
+from shards.checks._verify_problem import Problem, bounded, detail_of, first_of, table_problem
 
 _TAR_NAME = re.compile(r"[0-9]{6}\.tar")
 

@@ -20,10 +20,10 @@ from shards._index import index_problem
 from shards._index_file import INDEX_NAME, ShardKind
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
 from shards._store import Entry, entry_at, listing
-from shards._verify_audio import audio_problems, split_problems
-from shards._verify_columns import KEYS, Columns, InOrder, read_columns, rows_by_shard
-from shards._verify_labels import label_problems
-from shards._verify_problem import Problem, detail_of, first_of, table_problem
+from shards.checks._verify_audio import audio_problems, split_problems
+from shards.checks._verify_columns import KEYS, Columns, InOrder, read_columns, rows_by_shard
+from shards.checks._verify_labels import label_problems
+from shards.checks._verify_problem import Problem, detail_of, first_of, table_problem
 
 _LIKE_A_SHARD = re.compile(r"[0-9]+\.(json|tar)")
 _FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

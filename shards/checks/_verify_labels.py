@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from shards._verify_audio import missing_shards, repeated
-from shards._verify_columns import (
+from shards.checks._verify_audio import missing_shards, repeated
+from shards.checks._verify_columns import (
     Columns,
     Head,
     Rows,
@@ -16,7 +16,7 @@ from shards._verify_columns import (
     rows_of,
     without,
 )
-from shards._verify_problem import Problem, bounded, first_of
+from shards.checks._verify_problem import Problem, bounded, first_of
 
 
 def label_problems(labels: Columns, audio_of: Mapping[str, Columns]) -> Iterator[Problem]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import FormatError
+from shards._counted import counted
 from shards._dataset import SPLITS
 from shards._index_file import INDEX_NAME
 from shards._manifest import MANIFEST_NAME
-from shards._repair_folders import leftovers, was_filled
-from shards._repair_shards import (
+from shards._sidecar import AudioSidecar, LabelSidecar
+from shards.checks._repair_folders import leftovers, was_filled
+from shards.checks._repair_shards import (
     Shard,
     is_later,
     is_shard_folder,
@@ -20,9 +22,8 @@ from shards._repair_shards import (
     shard_of,
     shards_in,
 )
-from shards._repair_surplus import surplus
-from shards._sidecar import AudioSidecar, LabelSidecar
-from shards._verify_problem import Problem, ProblemKind, counted
+from shards.checks._repair_surplus import surplus
+from shards.checks._verify_problem import Problem, ProblemKind
 
 # Where two files do not fit each other, of which either may be the bad one. All other kinds blame the file they name.
 _RELATIONS: frozenset[ProblemKind] = frozenset({"duplicate", "mixed", "no_hard", "orphan", "stale"})

@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline import FormatError
 from shards._commands import read_commands
 from shards._manifest import MANIFEST_NAME, by_shard, read_manifest
-from shards._repair_shards import Shard, keys_of, labelled_audio, shards_in
 from shards._store import listing
+from shards.checks._repair_shards import Shard, keys_of, labelled_audio, shards_in
 
 
 def surplus(bad: Set[Shard], *, missed: Set[Shard], orphans: Set[Shard], no_manifest: Set[Path]) -> set[Shard]:

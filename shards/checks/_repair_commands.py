@@ -7,8 +7,8 @@ from typing import NamedTuple
 from pipeline import FormatError, canonical_json
 from shards._commands import RecordedCommand, read_commands
 from shards._dataset import SPLITS, sidecar_paths
-from shards._repair_plan import Plan
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
+from shards.checks._repair_plan import Plan
 
 _LISTED = 5
 

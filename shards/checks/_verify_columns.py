@@ -15,7 +15,7 @@ from pipeline import ACOUSTIC_BYTES, AudioSpec, FormatError, TargetSpec
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import is_sidecar_name
 from shards._store import Entry
-from shards._verify_problem import Problem, detail_of
+from shards.checks._verify_problem import Problem, detail_of
 
 KEYS = pa.large_string()
 Rows = npt.NDArray[np.int64]

@@ -10,9 +10,9 @@ from typing import Literal
 from pipeline import UsageError
 from shards._prefetch import prefetched
 from shards._store import is_remote, store_errors, to_path
-from shards._verify_problem import Problem
-from shards._verify_survey import ShardToCheck, survey
-from shards._verify_tar import check_shard
+from shards.checks._verify_problem import Problem
+from shards.checks._verify_survey import ShardToCheck, survey
+from shards.checks._verify_tar import check_shard
 
 CheckAll = Callable[[Sequence[ShardToCheck]], Iterable[tuple[Problem, ...]]]
 _STORE_THREADS = 16  # requests under way: a store answers slowly, but many at once

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import UsageError
-from shards._repair_commands import restoring
-from shards._repair_plan import plan_repair
 from shards._store import is_remote, to_path
-from shards._verify_problem import Problem
+from shards.checks._repair_commands import restoring
+from shards.checks._repair_plan import plan_repair
+from shards.checks._verify_problem import Problem
 
 QUARANTINE_NAME = "quarantine"
 

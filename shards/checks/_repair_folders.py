@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards._commands import read_commands
-from shards._repair_shards import is_shard_folder, is_shard_name, labelled_audio, shards_in
 from shards._store import listing
+from shards.checks._repair_shards import is_shard_folder, is_shard_name, labelled_audio, shards_in
 
 # As AudioSpec spells them: no command writes audio into a folder of another name.
 _SPEC_NAME = re.compile(r"[a-z]+-[1-9][0-9]*hz-[1-9][0-9]*ms")

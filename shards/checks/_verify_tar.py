@@ -13,8 +13,8 @@ from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import read_audio_sidecar, read_label_sidecar
 from shards._store import is_remote, open_stream, store_errors, to_path
 from shards._tar import END_BYTES, padding, tar_header
-from shards._verify_columns import acoustic_agrees
-from shards._verify_problem import Problem, ProblemKind, bounded, detail_of
+from shards.checks._verify_columns import acoustic_agrees
+from shards.checks._verify_problem import Problem, ProblemKind, bounded, detail_of
 from shards.codecs._audio import audio_suffix, decode_audio
 from shards.codecs._label import decode_label_checked, label_suffix
 
