@@ -11,5 +11,6 @@ if __name__ == "__main__":
     assert RayPool  # everything is imported before the clock of the test starts
     print("begins", flush=True)
     stage = pack_stage(dataset=dataset, split="weak", folder=folder, keys="path", long="split", clips_per_shard=20)
-    report = run_stage(stage, executor=executor, workers=1, ray_address="local", progress=False)
+    address = "local" if executor == "ray" else None
+    report = run_stage(stage, executor=executor, workers=1, ray_address=address, progress=False)
     sys.exit(report.exit_code)
