@@ -78,7 +78,7 @@ def _write_sidecars(folder: Path, clips: int) -> None:
         columns = AudioClips(
             key=keys, offset=offsets, length=lengths, crc32c=tuple(rng.integers(0, 2**32, count).tolist()),
             identity=tuple(rng.bytes(16).hex() for _ in keys), samples=(spec.max_samples,) * count,
-            acoustic=tuple(rng.bytes(ACOUSTIC_BYTES).hex() for _ in keys), origin=("opus",) * count,
+            acoustic=tuple(f"fa{rng.bytes(ACOUSTIC_BYTES - 1).hex()}" for _ in keys), origin=("opus",) * count,
             cut_samples=(0,) * count, clipped_samples=(0,) * count, flags=((),) * count,
         )  # fmt: skip
         path = folder / f"{shard:06d}.json"
@@ -92,7 +92,7 @@ def _write_sidecars(folder: Path, clips: int) -> None:
 
 def _in_fresh_process(name: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.index", "--measure", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import FormatError, TargetSpec, canonical_json, read_hard
 from pipeline._sealed import open_regular
+from shards._counted import counted
 from shards._dataset import DATASET_VERSION, Dataset
 from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
@@ -33,7 +34,9 @@ def describe(root: str | Path) -> str:
     dataset = Dataset.open(root)
     lines = [_printable(str(dataset.root)), f"format version {DATASET_VERSION}, keys {dataset.keys}"]
     if not is_remote(dataset.root) and (moved := quarantined_files(dataset.root)):
-        lines.append(f"! {moved:,} files are in {QUARANTINE_NAME}/; `sed-distill verify` says what is missing")
+        lines.append(
+            f"! {counted(moved, 'file')} aside in {QUARANTINE_NAME}/; `sed-distill verify` says what is missing"
+        )
     for split in dataset.splits():
         lines += ["", f"{split}: {_hard_text(dataset, split)}"]
         audio_of = {name: open_index(dataset.audio_folder(split, name), "audio") for name in dataset.audio_specs(split)}
@@ -151,7 +154,7 @@ def _sizes(index: ShardIndex, clips: int) -> str:
     size = f"{megabytes:,.1f} MB" if megabytes < 10_000 else f"{megabytes / 1e3:,.1f} GB"
     codecs = "".join(f"{codec}, " for codec in sorted({shard.codec for shard in index.shards}))
     each = f", {int(index.length.sum()) // clips:,} B a clip" if clips else ""
-    return f"{codecs}{len(index.shards):,} shards, {size}{each}"
+    return f"{codecs}{counted(len(index.shards), 'shard')}, {size}{each}"
 
 
 def _refused(index: ShardIndex) -> Counter[str]:

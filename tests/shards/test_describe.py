@@ -65,7 +65,7 @@ def test_parts_that_are_not_there(tmp_path):
     dataset.labels_folder("eval", "empty").mkdir(parents=True)
     text = describe(tmp_path)
     assert "eval: no hard labels" in text
-    assert section(text, f"  audio {SPEC.name}") == ["0 clips, 0.00 h, flac, 1 shards, 0.0 MB", "1 rejected: damaged 1"]
+    assert section(text, f"  audio {SPEC.name}") == ["0 clips, 0.00 h, flac, 1 shard, 0.0 MB", "1 rejected: damaged 1"]
     assert section(text, "  labels empty") == ["no committed shards"]
 
 
@@ -77,7 +77,7 @@ def test_labels_of_audio_that_is_elsewhere(tmp_path):
     assert "strong: hard labels cannot be read; run `sed-distill verify`" in text
     assert dataset.label_sets("strong") == ("frames",)
     told = section(text[text.index("strong:") :], "  labels frames")
-    assert told[0].startswith("2 labels, no audio beside them, master, 1 shards")
+    assert told[0].startswith("2 labels, no audio beside them, master, 1 shard,")
     assert f"made from {SPEC.name}, which is not stored here" in told
 
 
@@ -120,7 +120,7 @@ def test_what_needs_attention_says_what_to_do(tmp_path):
     assert wrong in section(text, "  labels frames")
     (tmp_path / "quarantine" / "weak").mkdir(parents=True)
     (tmp_path / "quarantine" / "weak" / "000000.tar").write_bytes(b"")
-    assert "! 1 files are in quarantine/; `sed-distill verify` says what is missing" in describe(tmp_path)
+    assert "! 1 file aside in quarantine/; `sed-distill verify` says what is missing" in describe(tmp_path)
 
 
 def test_a_damaged_sidecar_is_named(tmp_path):
