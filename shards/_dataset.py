@@ -21,7 +21,7 @@ SPLITS = ("weak", "strong", "dev", "eval")
 RESERVED_TARGETS = ("hard_weak", "hard_strong")
 KeyMode = Literal["audioset", "path"]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _MAX_DATASET_BYTES = 65_536
 _AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
 
@@ -96,6 +96,14 @@ class Dataset:
         """Names of the audio specs that `split` has a folder for, sorted."""
         return folder_names(self._split(split) / "audio")
 
+    def only_audio(self, split: str) -> str:
+        """The name of the one audio spec of `split`. Raises UsageError if it has none, or several."""
+        specs = self.audio_specs(split)
+        if len(specs) != 1:
+            has = f"audio {', '.join(specs)}; name one with --audio" if specs else "no audio; run pack for it first"
+            raise UsageError(f"{self.root}: split {split} has {has}")
+        return specs[0]
+
     def label_sets(self, split: str) -> tuple[str, ...]:
         """Names of the label sets that `split` has a folder for, sorted."""
         return folder_names(self._split(split) / "labels")
@@ -138,7 +146,7 @@ def folder_names(folder: Path) -> tuple[str, ...]:
     return tuple(
         name
         for name, entry in listing(folder).items()
-        if _NAME.fullmatch(name)
+        if FOLDER_NAME.fullmatch(name)
         and (entry.kind == "folder" or (entry.kind == "link" and _leads_to_folder(folder / name)))
     )
 
@@ -175,7 +183,7 @@ def _spell_description(keys: KeyMode) -> bytes:
 
 
 def _name(name: str, what: str) -> str:
-    if _NAME.fullmatch(name) is None:
+    if FOLDER_NAME.fullmatch(name) is None:
         raise UsageError(
             f"{what} is named {name!r}; names are made of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )

@@ -85,7 +85,7 @@ def label_stage(
         raise UsageError(f"--device is {device!r}, needs {place.type!r}: every worker has a GPU of its own")
     opened = Dataset.open(dataset)
     output = opened.labels_folder(split, labels)
-    audio = audio or _only_audio(opened, split)
+    audio = audio or opened.only_audio(split)
     audio_shards = opened.audio_shards(split, audio)
     if not audio_shards:
         raise UsageError(
@@ -256,15 +256,6 @@ def _resharded(labels: LabelSidecar, folder: Path) -> UsageError:
         f"{labels.path} labels clips that {folder} has in shards made otherwise, as a copy that was sharded anew has: "
         "label in the dataset as it was packed and transcode again, or choose another --labels name"
     )
-
-
-def _only_audio(dataset: Dataset, split: str) -> str:
-    specs = dataset.audio_specs(split)
-    if not specs:
-        raise UsageError(f"{dataset.root}: split {split} has no audio; run pack for it first")
-    if len(specs) > 1:
-        raise UsageError(f"{dataset.root}: split {split} has audio {', '.join(specs)}; name one with --audio")
-    return specs[0]
 
 
 def _parsed(provenance: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import FormatError, read_hard
 from pipeline._keys import KEY_PATTERNS
-from shards._dataset import RESERVED_TARGETS, Dataset, KeyMode
+from shards._dataset import FOLDER_NAME, RESERVED_TARGETS, Dataset, KeyMode
 from shards._index import index_problem
 from shards._index_file import INDEX_NAME, ShardKind
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
@@ -26,7 +26,6 @@ from shards.checks._verify_labels import label_problems
 from shards.checks._verify_problem import Problem, detail_of, first_of, table_problem
 
 _LIKE_A_SHARD = re.compile(r"[0-9]+\.(json|tar)")
-_FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,7 @@ def _misplaced(dataset: Dataset, split: str) -> Iterator[Problem]:
     for folder in (root / "audio", root / "labels"):
         yield from _shards_in(folder)
         for name, entry in listing(folder).items():
-            wrong = _FOLDER_NAME.fullmatch(name) is None or name in RESERVED_TARGETS
+            wrong = FOLDER_NAME.fullmatch(name) is None or name in RESERVED_TARGETS
             if wrong and entry.kind != "file" and not name.startswith("."):
                 detail = "is no name of an audio spec or a label set; rename it, or move it out of the dataset"
                 yield Problem(folder / name, None, "foreign", detail)

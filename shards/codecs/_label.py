@@ -9,9 +9,7 @@
 
 `faithful` and `small` are for logits or probabilities with the axes (class, time) or (class,). What they promise is
 `guarantee(codec)`; the encoder decodes each label and checks it, and stores one that cannot be had so as float16
-inside the same member. A member of the three compressed codecs begins with 12 bytes: "SEDL", version 1, codec, kind of
-value, number of axes (one byte each), cells (uint32); then the axes (uint32 each), a byte that says how the body is
-coded (0: float16, 1: runs of levels) and the body. All integers are little-endian.
+inside the same member. How members are laid out is in FORMAT.md.
 """
 
 import re
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import FormatError, UsageError
+from pipeline._specs import MAX_TARGET_VALUES
 from shards._failures import LabelRefused
 from shards.codecs._label_fit import fit_levels, row_loss_change
 from shards.codecs._label_float16 import (
@@ -40,8 +39,7 @@ from shards.codecs._label_runs import decode_runs, encode_runs
 
 LabelCodec = Literal["master", "faithful", "small", "npy"]
 LABEL_CODECS: tuple[str, ...] = get_args(LabelCodec)
-# Bound what one label makes a reader allocate: float16 takes 20 bytes a value at most, runs take 60.
-MAX_LABEL_VALUES = 1 << 24
+# Bounds what one label makes a reader allocate: of float16 20 bytes a value at most (MAX_TARGET_VALUES), of runs 60.
 MAX_LOSSY_VALUES = 1 << 22
 
 _Values = npt.NDArray[np.float32]
@@ -143,8 +141,8 @@ def check_label_codec(codec: str, shape: tuple[int, ...], kind: str) -> None:
         raise UsageError(f"label codec is {codec!r}, needs one of {', '.join(LABEL_CODECS)}")
     if kind not in _KINDS:
         raise UsageError(f"label kind is {kind!r}, needs one of {', '.join(_KINDS)}")
-    if not 1 <= len(shape) <= 255 or not 1 <= prod(shape) <= MAX_LABEL_VALUES or min(shape) < 1:
-        raise UsageError(f"a label of shape {shape} cannot be stored; it needs 1 to {MAX_LABEL_VALUES} values")
+    if not 1 <= len(shape) <= 255 or not 1 <= prod(shape) <= MAX_TARGET_VALUES or min(shape) < 1:
+        raise UsageError(f"a label of shape {shape} cannot be stored; it needs 1 to {MAX_TARGET_VALUES} values")
     if codec in GUARANTEES and not _fits_lossy(shape, kind):
         raise UsageError(
             f"label codec {codec} is for logits or probabilities with the axes (class, time) or (class,), up to "
@@ -216,7 +214,7 @@ def _parse_head(content: bytes, where: str) -> tuple[str, str, tuple[int, ...]]:
     shape = struct.unpack_from(f"<{axes}I", content, _HEAD.size)
     name = list(_CODES)[codec]
     fits = name not in GUARANTEES or _fits_lossy(shape, _KINDS[kind])
-    if not fits or not 1 <= cells <= MAX_LABEL_VALUES or not axes or prod(shape) != cells:
+    if not fits or not 1 <= cells <= MAX_TARGET_VALUES or not axes or prod(shape) != cells:
         raise FormatError(
             f"{where}: label states shape {shape} and {cells} values of kind {_KINDS[kind]}; label the shard again"
         )

@@ -55,7 +55,7 @@ def import_labels(
     if is_remote(opened.root):
         raise UsageError(f"{opened.root}: stores are only read; import into a local copy and copy the labels there")
     folder = opened.labels_folder(split, labels)
-    audio = audio or _only_audio(opened, split)
+    audio = audio or opened.only_audio(split)
     audio_shards = opened.audio_shards(split, audio)
     samples = {key: n for side in audio_shards for key, n in zip(side.clips.key, side.clips.samples, strict=True)}
     if not samples:
@@ -169,11 +169,3 @@ def _check_same_clips(
                 "and transcode it again"
             )
         check_tar_size(side)
-
-
-def _only_audio(dataset: Dataset, split: str) -> str:
-    specs = dataset.audio_specs(split)
-    if len(specs) != 1:
-        has = f"has audio {', '.join(specs)}; name one with --audio" if specs else "has no audio; run pack for it first"
-        raise UsageError(f"{dataset.root}: split {split} {has}")
-    return specs[0]

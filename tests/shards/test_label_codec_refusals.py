@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import FormatError
+from pipeline._specs import MAX_TARGET_VALUES
 from shards.codecs._label import (
     LABEL_CODECS,
-    MAX_LABEL_VALUES,
     MAX_LOSSY_VALUES,
     decode_label,
     decode_label_checked,
@@ -118,7 +118,7 @@ def test_noise_is_refused(content):
         head(shape=(MAX_LOSSY_VALUES + 1,)),
         head(shape=(30, 6, 10)) + MEMBERS["small"][BODY:],
         head(kind=2) + MEMBERS["small"][BODY:],
-        head(codec=0, shape=(MAX_LABEL_VALUES + 1,), coding=0),
+        head(codec=0, shape=(MAX_TARGET_VALUES + 1,), coding=0),
         head(codec=0, coding=1) + MEMBERS["small"][BODY:],  # master is float16 alone
         struct.pack("<4s4BI", b"SEDL", 1, 2, 0, 255, 1),
     ],
