@@ -2,7 +2,6 @@ from ._attach import ATTACH_REPORT_NAME as ATTACH_REPORT_NAME
 from ._attach import attach_labels as attach_labels
 from ._attach_plan import ATTACH_OUTCOMES as ATTACH_OUTCOMES
 from ._attach_report import AttachReport as AttachReport
-from ._batch import Batch as Batch
 from ._commands import COMMANDS_NAME as COMMANDS_NAME
 from ._commands import RecordedCommand as RecordedCommand
 from ._commands import command_arguments as command_arguments
@@ -22,11 +21,6 @@ from ._index import dataset_folders as dataset_folders
 from ._index import index_problem as index_problem
 from ._index import open_index as open_index
 from ._index_file import ShardKind as ShardKind
-from ._loader import MixedLoader as MixedLoader
-from ._loader import ReplacedClip as ReplacedClip
-from ._loader import evaluation_batches as evaluation_batches
-from ._loss import weighted_bce as weighted_bce
-from ._loss import weighted_bce_sums as weighted_bce_sums
 from ._manifest import MANIFEST_NAME as MANIFEST_NAME
 from ._manifest import MISSING_BYTES as MISSING_BYTES
 from ._manifest import ManifestRow as ManifestRow
@@ -36,7 +30,6 @@ from ._manifest import read_manifest as read_manifest
 from ._manifest import rows_sha256 as rows_sha256
 from ._manifest import spell_source as spell_source
 from ._manifest import write_manifest as write_manifest
-from ._mixup import mixup as mixup
 from ._reader import AudioReader as AudioReader
 from ._reader import LabelReader as LabelReader
 from ._reader import check_tar_size as check_tar_size
@@ -50,8 +43,6 @@ from ._sidecar_parse import parse_label_sidecar as parse_label_sidecar
 from ._sidecar_parse import read_audio_sidecar as read_audio_sidecar
 from ._sidecar_parse import read_label_sidecar as read_label_sidecar
 from ._sidecar_parse import read_sidecar_bytes as read_sidecar_bytes
-from ._source import Coverage as Coverage
-from ._source import Source as Source
 from ._writer import AudioShardWriter as AudioShardWriter
 from ._writer import LabelShardWriter as LabelShardWriter
 from .checks._repair import Repair as Repair
@@ -93,3 +84,12 @@ from .foreign._report import ImportReport as ImportReport
 from .foreign._source import IMPORT_FORMATS as IMPORT_FORMATS
 from .foreign._source import ForeignFiles as ForeignFiles
 from .foreign._source import ImportFormat as ImportFormat
+from .loader._batch import Batch as Batch
+from .loader._loader import MixedLoader as MixedLoader
+from .loader._loader import ReplacedClip as ReplacedClip
+from .loader._loader import evaluation_batches as evaluation_batches
+from .loader._loss import weighted_bce as weighted_bce
+from .loader._loss import weighted_bce_sums as weighted_bce_sums
+from .loader._mixup import mixup as mixup
+from .loader._source import Coverage as Coverage
+from .loader._source import Source as Source

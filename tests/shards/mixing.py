@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from shards import Batch, Dataset, MixedLoader, Source
-from shards._order import permutation
+from shards.loader._order import permutation
 from tests.shards.small_dataset import VOCABULARY, BruteForce, write_split
 
 CLIPS = {"weak": 23, "strong": 14}

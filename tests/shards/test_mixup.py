@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline import UsageError
 from shards import Batch, mixup
-from shards._mixup import _mix
+from shards.loader._mixup import _mix
 
 SHAPES = {"clip": (5,), "frame": (5, 7), "hard_strong": (5, 7), "one weight a class": (5, 7)}
 WEIGHT_SHAPES = {**SHAPES, "one weight a class": (5, 1)}

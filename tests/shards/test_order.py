@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import UsageError
-from shards._order import clip_at, draws, exact_shares, permutation
+from shards.loader._order import clip_at, draws, exact_shares, permutation
 
 _MASK = 2**64 - 1
 

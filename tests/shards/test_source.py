@@ -24,8 +24,8 @@ from pipeline import (
 )
 from shards import AudioShardWriter, Dataset, LabelShardWriter, Source
 from shards._index_binding import Binding
-from shards._join import JoinedSource, join
 from shards._sidecar import sealed_json
+from shards.loader._join import JoinedSource, join
 from tests.shards.small_dataset import FRAME_LOGITS, MIDS, SPEC, VOCABULARY, write_split
 
 

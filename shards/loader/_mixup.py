@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline import UsageError
-from shards._batch import Batch
+from shards.loader._batch import Batch
 
 Partners = Literal["within", "across"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import AudioSpec, FormatError, IntegrityError, UsageError, Vocabulary
-from shards._assemble import Assembler
-from shards._batch import Batch
 from shards._dataset import Dataset
-from shards._join import JoinedSource, join
-from shards._order import clip_at, draws, exact_shares
 from shards._prefetch import prefetched
-from shards._source import Coverage, Source
+from shards.loader._assemble import Assembler
+from shards.loader._batch import Batch
+from shards.loader._join import JoinedSource, join
+from shards.loader._order import clip_at, draws, exact_shares
+from shards.loader._source import Coverage, Source
 
 STATE_VERSION = 0
 REPLACED_SHARE = 0.001
@@ -48,7 +48,7 @@ class MixedLoader:
             for batch in loader: ...
 
     The clips of a source lie together in a batch, in the order of `sources`. Batch `step` of an epoch is a pure
-    function of (seed, epoch, step): see shards/_order.py. Sources repeat and never end the mix; permutations run on
+    function of (seed, epoch, step): see _order.py. Sources repeat and never end the mix; permutations run on
     across epochs. An epoch is `batches_per_epoch` batches on every rank, by default as many as show every clip of the
     largest source. After the last batch of an epoch comes the next epoch; after a break the same epoch starts again.
 

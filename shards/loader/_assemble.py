@@ -23,9 +23,9 @@ from pipeline import (
     valid_frames,
     waveform_into,
 )
-from shards._batch import Batch
-from shards._join import JoinedSource, LabelRows
 from shards._reader import AudioReader, LabelReader
+from shards.loader._batch import Batch
+from shards.loader._join import JoinedSource, LabelRows
 
 Cells = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ from shards._index_binding import Binding
 from shards._index_file import INDEX_NAME
 from shards._sidecar import AudioSidecar, LabelSidecar
 from shards._sidecar_parse import parse_audio_sidecar, parse_label_sidecar, read_sidecar_bytes
-from shards._source import Coverage
+from shards.loader._source import Coverage
 
 _AnySidecar = TypeVar("_AnySidecar", AudioSidecar, LabelSidecar)
 
