@@ -10,6 +10,8 @@ CAMPAIGN ?= 10000
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH_STAMP := $(VENV)/.has-$(notdir $(firstword $(TORCH)))
+# An editable installation builds them in place, and again when one of them has changed.
+KERNELS := $(wildcard shards/native/*.[ch])
 
 .PHONY: demo test check bench campaign
 
@@ -40,17 +42,17 @@ $(TORCH_STAMP):
 	rm -f $(VENV)/.has-*
 	touch $@
 
-$(STAMP)-make: pyproject.toml | $(TORCH_STAMP)
+$(STAMP)-make: pyproject.toml $(KERNELS) | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make,fast]'
 	touch $@
 
-$(STAMP)-test: pyproject.toml | $(TORCH_STAMP)
+$(STAMP)-test: pyproject.toml $(KERNELS) | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make,fast,hdf5,s3,test]'
 	$(BIN)/pip install --quiet 'setuptools>=77.0.3,<81' wheel cython 'pandas<3' scipy
 # Needs a C compiler; without one the comparisons with it are skipped, saying so.
 	-$(BIN)/pip install --quiet --no-build-isolation sed_scores_eval==0.0.4
 	touch $@
 
-$(STAMP)-check: pyproject.toml | $(TORCH_STAMP)
+$(STAMP)-check: pyproject.toml $(KERNELS) | $(TORCH_STAMP)
 	$(BIN)/pip install --quiet --editable '.[make,fast,hdf5,s3,test,check]'
 	touch $@

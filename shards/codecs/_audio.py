@@ -1,6 +1,6 @@
 """The audio codecs: int16 PCM as the bytes of one tar member and back. All are lossless.
 
-A codec is a module with SUFFIX, encode, decode and max_bytes, and a line here.
+A codec is a module with SUFFIX, encode, decode, decode_into and max_bytes, and a line here.
 """
 
 from types import ModuleType
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline import AudioSpec, FormatError, IntegrityError, UsageError
 from shards.codecs import _audio_fast, _audio_flac, _audio_pcm16
+from shards.codecs._audio_out import Buffer, PcmOut
 
 _CODECS: dict[str, ModuleType] = {
     "flac": _audio_flac,  # the smallest: for keeping
@@ -17,6 +18,7 @@ _CODECS: dict[str, ModuleType] = {
     "fast": _audio_fast,  # a ninth of FLAC's decode time: for training
 }
 AUDIO_CODECS = tuple(_CODECS)
+_OUT = (np.dtype(np.float32), np.dtype(np.int16))
 
 
 def audio_suffix(codec: str) -> str:
@@ -65,6 +67,29 @@ def decode_audio(content: bytes, spec: AudioSpec, samples: int, codec: str, wher
     """
     pcm: npt.NDArray[np.int16] = _module(codec).decode(content, spec, samples, where)
     return pcm
+
+
+def decode_audio_into(
+    content: Buffer,
+    spec: AudioSpec,
+    samples: int,
+    codec: str,
+    out: PcmOut,
+    where: object,
+) -> None:
+    """`decode_audio` into int16, or float32 as value / 32768, [>= samples] or [channels, >= samples].
+
+    The last axis of `out` is contiguous; what follows `samples` in it is left alone. After an error `out` holds
+    anything. Raises as `decode_audio`, ValueError for an `out` that is not so.
+    """
+    room = (*out.shape[:-1], samples)
+    if room != out.shape:
+        out = out[..., :samples]
+    if out.shape != room or room != ((samples,) if spec.channels == 1 else (spec.channels, samples)):
+        raise ValueError(f"out has shape {out.shape}, a clip of {samples} samples of {spec.name} needs another")
+    if out.dtype not in _OUT or out.strides[-1] != out.itemsize:
+        raise ValueError(f"out is {out.dtype} with strides {out.strides}, needs int16 or float32, samples side by side")
+    _module(codec).decode_into(content, spec, samples, out, where)
 
 
 def _module(codec: str) -> ModuleType:

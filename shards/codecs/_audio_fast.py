@@ -10,6 +10,7 @@ and writes as much as a chunk states, whatever room there is.
 """
 
 import struct
+import threading
 from functools import lru_cache
 from types import ModuleType
 
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import AudioSpec, FormatError, UsageError
+from shards.codecs import _compiled
+from shards.codecs._audio_out import Buffer, PcmOut, store
 
 SUFFIX = "fast"
 
@@ -29,6 +32,7 @@ _BITSHUFFLED_LZ4 = 0x24
 _STORED, _UNSPLIT = 0x02, 0x10  # the two flags that may be set as well: nothing to gain; a single stream in a block
 _BLOCK_BYTES = 32_768
 _LEVEL = 9
+_scratch = threading.local()
 
 
 def max_bytes(spec: AudioSpec) -> int:
@@ -47,13 +51,23 @@ def encode(pcm: npt.NDArray[np.int16], spec: AudioSpec) -> bytes:
     return _HEADER.pack(_MAGIC, _VERSION, spec.channels, spec.sample_rate, pcm.shape[-1]) + bytes(chunk)
 
 
-def decode(content: bytes, spec: AudioSpec, samples: int, where: str) -> npt.NDArray[np.int16]:
+def decode(content: Buffer, spec: AudioSpec, samples: int, where: object) -> npt.NDArray[np.int16]:
     """The bytes of `encode` -> int16 [samples] or [channels, samples]. Raises FormatError for any other."""
-    expected = _HEADER.pack(_MAGIC, _VERSION, spec.channels, spec.sample_rate, samples)
-    if not content.startswith(expected):
-        needed = f"{samples} samples of {spec.channels} channels at {spec.sample_rate} Hz"
-        raise FormatError(f"{where}: does not start as the clip of {needed} that its sidecar says; write it again")
+    _check_header(content, spec, samples, where)
     return _values(content, spec.channels, samples, where)
+
+
+def decode_into(content: Buffer, spec: AudioSpec, samples: int, out: PcmOut, where: object) -> None:
+    """`decode` into `out`."""
+    _check_header(content, spec, samples, where)
+    differences = _thread_memory(spec.channels * samples)
+    _decompress(content, differences, where)
+    native = _compiled.native
+    if native is not None:
+        native.running_sum(differences, spec.channels, samples, out)
+    else:
+        np.cumsum(differences, dtype=differences.dtype, out=differences)
+        store(differences.view(np.int16).reshape(out.shape), out)
 
 
 def decode_fast(content: bytes) -> tuple[npt.NDArray[np.int16], int]:
@@ -71,25 +85,43 @@ def decode_fast(content: bytes) -> tuple[npt.NDArray[np.int16], int]:
     return _values(content, channels, samples, "clip"), sample_rate
 
 
-def _values(content: bytes, channels: int, samples: int, where: str) -> npt.NDArray[np.int16]:
+def _check_header(content: Buffer, spec: AudioSpec, samples: int, where: object) -> None:
+    if content[: _HEADER.size] != _HEADER.pack(_MAGIC, _VERSION, spec.channels, spec.sample_rate, samples):
+        needed = f"{samples} samples of {spec.channels} channels at {spec.sample_rate} Hz"
+        raise FormatError(f"{where}: does not start as the clip of {needed} that its sidecar says; write it again")
+
+
+def _values(content: Buffer, channels: int, samples: int, where: object) -> npt.NDArray[np.int16]:
+    sums = np.empty(channels * samples, "<u2")
+    _decompress(content, sums, where)
+    # Unsigned, because numpy sums int16 four times slower; the bits are the same.
+    np.cumsum(sums, dtype=sums.dtype, out=sums)
+    pcm = sums.view(np.int16)
+    return pcm if channels == 1 else pcm.reshape(channels, samples)
+
+
+def _thread_memory(values: int) -> npt.NDArray[np.uint16]:
+    """Memory of this thread, until it next asks."""
+    memory: npt.NDArray[np.uint16] | None = getattr(_scratch, "memory", None)
+    if memory is None or len(memory) < values:
+        memory = _scratch.memory = np.empty(values, "<u2")
+    return memory[:values]
+
+
+def _decompress(content: Buffer, differences: npt.NDArray[np.uint16], where: object) -> None:
     """Everything that decides what Blosc reads, writes and allocates is checked here before it sees the chunk."""
     chunk = memoryview(content)[_HEADER.size :]
-    values = channels * samples
+    values = len(differences)
     if len(chunk) < _CHUNK.size:
         raise FormatError(f"{where}: is cut off; write the shard again")
     blosc_format, lz4_format, flags, element_bytes, content_bytes, block_bytes, chunk_bytes = _CHUNK.unpack_from(chunk)
     found = (blosc_format, lz4_format, flags & ~(_STORED | _UNSPLIT), element_bytes, content_bytes, chunk_bytes)
     if found != (2, 1, _BITSHUFFLED_LZ4, 2, 2 * values, len(chunk)) or not 1 <= block_bytes <= content_bytes:
         raise FormatError(f"{where}: its chunk is not {2 * values} bytes as bit-shuffled LZ4; write the shard again")
-    sums = np.empty(values, "<u2")
     try:
-        _blosc().decompress(chunk, sums)
+        _blosc().decompress(chunk, differences)
     except (RuntimeError, ValueError) as error:
         raise FormatError(f"{where}: does not decompress ({error}); write the shard again") from error
-    # Unsigned, because numpy sums int16 four times slower; the bits are the same.
-    np.cumsum(sums, dtype=sums.dtype, out=sums)
-    pcm = sums.view(np.int16)
-    return pcm if channels == 1 else pcm.reshape(channels, samples)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""FLAC through libsndfile."""
+"""FLAC: encoded by libsndfile, decoded by it or, two to three times faster, by the compiled kernels."""
 
 import io
 
@@ -7,6 +7,8 @@ import numpy.typing as npt
 import soundfile
 
 from pipeline import AudioSpec, FormatError, UsageError
+from shards.codecs import _compiled
+from shards.codecs._audio_out import Buffer, PcmOut, store
 
 SUFFIX = "flac"
 
@@ -27,7 +29,7 @@ def encode(pcm: npt.NDArray[np.int16], spec: AudioSpec) -> bytes:
     return buffer.getvalue()
 
 
-def decode(content: bytes, spec: AudioSpec, samples: int, where: str) -> npt.NDArray[np.int16]:
+def decode(content: Buffer, spec: AudioSpec, samples: int, where: object) -> npt.NDArray[np.int16]:
     """FLAC -> int16 [samples] or [channels, samples]. Raises FormatError unless it is that; never decodes more."""
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -41,3 +43,10 @@ def decode(content: bytes, spec: AudioSpec, samples: int, where: str) -> npt.NDA
     if len(pcm) != samples:
         raise FormatError(f"{where}: decodes to {len(pcm)} samples, its sidecar says {samples}; write the shard again")
     return np.ascontiguousarray(pcm.T)
+
+
+def decode_into(content: Buffer, spec: AudioSpec, samples: int, out: PcmOut, where: object) -> None:
+    """`decode` into `out`. What the kernels do not know or find wrong, libsndfile decodes or explains."""
+    native = _compiled.native
+    if native is None or not native.flac(content, spec.sample_rate, spec.channels, samples, out):
+        store(decode(content, spec, samples, where), out)

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import AudioSpec, FormatError
+from shards.codecs import _compiled
+from shards.codecs._audio_out import Buffer, PcmOut, store
 
 SUFFIX = "wav"
 
@@ -21,16 +23,29 @@ def encode(pcm: npt.NDArray[np.int16], spec: AudioSpec) -> bytes:
     return _header(spec, pcm.shape[-1]) + bytes(np.ascontiguousarray(pcm.T, "<i2"))
 
 
-def decode(content: bytes, spec: AudioSpec, samples: int, where: str) -> npt.NDArray[np.int16]:
+def decode(content: Buffer, spec: AudioSpec, samples: int, where: object) -> npt.NDArray[np.int16]:
     """The bytes of `encode` -> int16 [samples] or [channels, samples]. Raises FormatError for any other."""
+    return _values(content, spec, samples, where).astype(np.int16, order="C")  # a copy, which can be written to
+
+
+def decode_into(content: Buffer, spec: AudioSpec, samples: int, out: PcmOut, where: object) -> None:
+    """`decode` into `out`."""
+    values = _values(content, spec, samples, where)
+    native = _compiled.native
+    if native is not None:
+        native.interleaved(memoryview(content)[_HEADER.size :], spec.channels, samples, out)
+    else:
+        store(values, out)
+
+
+def _values(content: Buffer, spec: AudioSpec, samples: int, where: object) -> npt.NDArray[np.int16]:
+    """A view of the content, [samples] or [channels, samples]. Raises FormatError unless it is that clip."""
     header = _header(spec, samples)
-    if len(content) != len(header) + 2 * spec.channels * samples or not content.startswith(header):
+    if len(content) != len(header) + 2 * spec.channels * samples or content[: len(header)] != header:
         needed = f"{samples} int16 samples of {spec.channels} channels at {spec.sample_rate} Hz"
         raise FormatError(f"{where}: is not the .wav of {needed} that its sidecar says; write the shard again")
     values = np.frombuffer(content, "<i2", offset=len(header))
-    if spec.channels > 1:
-        values = values.reshape(samples, spec.channels).T
-    return values.astype(np.int16, order="C")  # a copy: frombuffer gives what cannot be written to
+    return values if spec.channels == 1 else values.reshape(samples, spec.channels).T
 
 
 def _header(spec: AudioSpec, samples: int) -> bytes:

@@ -14,6 +14,8 @@ inside the same member. How members are laid out is in FORMAT.md.
 
 import re
 import struct
+from enum import Enum
+from functools import lru_cache
 from math import prod
 from typing import Literal, get_args
 
@@ -26,6 +28,7 @@ from shards._failures import LabelRefused
 from shards.codecs._label_fit import fit_levels, row_loss_change
 from shards.codecs._label_float16 import (
     FLOAT16_MAX,
+    Buffer,
     decode_npy,
     decode_packed,
     encode_npy,
@@ -49,6 +52,14 @@ _VERSION = 1
 _CODES = {"master": 0, "faithful": 1, "small": 2}
 _KINDS = ("logit", "probability", "unit_vector", "metre")
 _PACKED, _RUNS = b"\x00", b"\x01"
+
+
+class Coding(Enum):
+    """How the values of a label became bytes."""
+
+    NPY = "float16 in a .npy"
+    PACKED = "float16 without its redundancy"
+    RUNS = "runs of levels"
 
 
 def label_suffix(codec: str) -> str:
@@ -103,29 +114,42 @@ def decode_label(content: bytes, *, probabilities: bool = False) -> _Values:
 
 
 def decode_label_checked(
-    content: bytes, *, shape: tuple[int, ...], kind: str, codec: str, where: str, probabilities: bool = False
+    content: Buffer, *, shape: tuple[int, ...], kind: str, codec: str, where: object, probabilities: bool = False
 ) -> _Values:
     """`decode_label` for a reader who knows what has to come. Raises FormatError, naming `where`, for anything else;
     never allocates more than that label needs."""
-    if codec == "npy":
-        values = decode_npy(content, shape, where)
+    coding, body = label_body(content, shape, kind, codec, where)
+    if coding == Coding.RUNS:
+        table = levels(_lossy(codec))
+        as_probabilities = probabilities or kind == "probability"
+        return decode_runs(
+            body, table.probabilities if as_probabilities else table.logits, matrix_of(shape), where
+        ).reshape(shape)
+    if coding == Coding.NPY:
+        values = decode_npy(body, shape, where)
     else:
-        head = _head(shape, kind, codec)
-        if not content.startswith(head):
-            raise FormatError(f"{where}: is not a {codec} label of {kind}s of shape {shape}; label the shard again")
-        body = memoryview(content)[len(head) + 1 :]
-        coding = content[len(head) : len(head) + 1]
-        if coding == _RUNS and codec in GUARANTEES and _fits_lossy(shape, kind):
-            table = levels(_lossy(codec))
-            as_probabilities = probabilities or kind == "probability"
-            values = table.probabilities if as_probabilities else table.logits
-            return decode_runs(body, values, _rows(shape), where).reshape(shape)
-        if coding != _PACKED:
-            raise FormatError(f"{where}: label is coded in a way this version does not know; update sed-distill")
         values = decode_packed(body, shape, where)
         if codec != "master" and kind == "probability":
             return _sigmoid(values)
     return _sigmoid(values) if probabilities and kind == "logit" else values
+
+
+def label_body(
+    content: Buffer, shape: tuple[int, ...], kind: str, codec: str, where: object
+) -> tuple[Coding, memoryview]:
+    """How the label is coded and its body; of a .npy all of it. Raises FormatError unless its head says all of that."""
+    content = memoryview(content)
+    if codec == "npy":
+        return Coding.NPY, content
+    head = _head(shape, kind, codec)
+    if content[: len(head)] != head:
+        raise FormatError(f"{where}: is not a {codec} label of {kind}s of shape {shape}; label the shard again")
+    coding, body = content[len(head) : len(head) + 1], content[len(head) + 1 :]
+    if coding == _PACKED:
+        return Coding.PACKED, body
+    if coding != _RUNS or codec not in GUARANTEES or not _fits_lossy(shape, kind):
+        raise FormatError(f"{where}: label is coded in a way this version does not know; update sed-distill")
+    return Coding.RUNS, body
 
 
 def max_label_bytes(shape: tuple[int, ...], codec: str) -> int:
@@ -164,10 +188,10 @@ def _as_logits(values: _Values, kind: str) -> _Values:
         p = values.astype(np.float64)
         with np.errstate(divide="ignore"):
             values = (np.log(p) - np.log1p(-p)).astype(np.float32)
-    return np.clip(values.reshape(_rows(values.shape)), np.float32(-MAX_LOGIT), np.float32(MAX_LOGIT))
+    return np.clip(values.reshape(matrix_of(values.shape)), np.float32(-MAX_LOGIT), np.float32(MAX_LOGIT))
 
 
-def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """(rows, cells of one): classes over time, or all classes in one row."""
     return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
@@ -197,6 +221,7 @@ def _sigmoid(logits: _Values) -> _Values:
     return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
 
 
+@lru_cache(maxsize=64)
 def _head(shape: tuple[int, ...], kind: str, codec: str) -> bytes:
     head = _HEAD.pack(_MAGIC, _VERSION, _CODES[codec], _KINDS.index(kind), len(shape), prod(shape))
     return head + struct.pack(f"<{len(shape)}I", *shape)

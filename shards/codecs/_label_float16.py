@@ -11,6 +11,7 @@ from pipeline import FormatError
 from shards._failures import LabelRefused
 
 FLOAT16_MAX = 65504.0
+Buffer = bytes | memoryview
 _ZSTD = pa.Codec("zstd", compression_level=1)
 
 
@@ -27,12 +28,17 @@ def encode_npy(values: npt.NDArray[np.float32]) -> bytes:
     return npy_header(stored.shape) + stored.tobytes()
 
 
-def decode_npy(content: bytes, shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
+def decode_npy(content: Buffer, shape: tuple[int, ...], where: object) -> npt.NDArray[np.float32]:
     """What `encode_npy` writes -> float32 of `shape`. Raises FormatError for any other header or length."""
+    return npy_bits(content, shape, where).view("<f2").astype(np.float32)
+
+
+def npy_bits(content: Buffer, shape: tuple[int, ...], where: object) -> npt.NDArray[np.uint16]:
+    """The float16 bit patterns of a .npy of `encode_npy`, of `shape`, a view. Raises FormatError for any other."""
     header = npy_header(shape)
-    if len(content) != npy_bytes(shape) or not content.startswith(header):
+    if len(content) != npy_bytes(shape) or content[: len(header)] != header:
         raise FormatError(f"{where}: is not a float16 array of shape {shape}; label the shard again")
-    return np.frombuffer(content, "<f2", offset=len(header)).reshape(shape).astype(np.float32)
+    return np.frombuffer(content, "<u2", offset=len(header)).reshape(shape)
 
 
 def npy_bytes(shape: tuple[int, ...]) -> int:
@@ -60,22 +66,31 @@ def encode_packed(values: npt.NDArray[np.float32]) -> bytes:
     return packed
 
 
-def decode_packed(content: memoryview, shape: tuple[int, ...], where: str) -> npt.NDArray[np.float32]:
+def decode_packed(content: memoryview, shape: tuple[int, ...], where: object) -> npt.NDArray[np.float32]:
     """What `encode_packed` writes -> float32 of `shape`. Raises FormatError for anything else."""
-    cells = prod(shape)
+    return packed_bits(*packed_planes(content, prod(shape), where), shape).view("<f2").astype(np.float32)
+
+
+def packed_planes(content: memoryview, cells: int, where: object) -> tuple[Buffer, Buffer]:
+    """The high and the low bytes of a packed label, `cells` each. Raises FormatError unless they are that many."""
     split = 4 + int.from_bytes(content[:4], "little")
-    planes = np.empty((cells, 2), np.uint8)
-    for plane, part in ((1, content[4:split]), (0, content[split:])):
-        try:
-            planes[:, plane] = np.frombuffer(_ZSTD.decompress(part, decompressed_size=cells), np.uint8)
-        except OSError as error:
-            raise FormatError(f"{where}: label does not decompress ({error}); label the shard again") from error
+    try:
+        high = _ZSTD.decompress(content[4:split], decompressed_size=cells)
+        low = _ZSTD.decompress(content[split:], decompressed_size=cells)
+    except OSError as error:
+        raise FormatError(f"{where}: label does not decompress ({error}); label the shard again") from error
+    return high, low
+
+
+def packed_bits(high: Buffer, low: Buffer, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
+    """The float16 bit patterns that were packed, of `shape`."""
+    planes = np.empty((prod(shape), 2), np.uint8)
+    planes[:, 1], planes[:, 0] = np.frombuffer(high, np.uint8), np.frombuffer(low, np.uint8)
     zigzag = planes.view("<u2").reshape(shape)
     steps = zigzag >> 1 ^ -(zigzag & 1)
     steps[..., :1] += np.uint16(0x8000)
     ordered = np.add.accumulate(steps, axis=-1, dtype=np.uint16)
-    bits = np.where(ordered >> 15, ordered ^ 0x8000, ~ordered).astype("<u2")
-    return bits.view("<f2").astype(np.float32)
+    return np.where(ordered >> 15, ordered ^ 0x8000, ~ordered).astype("<u2")
 
 
 def max_packed_bytes(cells: int) -> int:

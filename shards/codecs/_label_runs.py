@@ -9,6 +9,7 @@ One Huffman code over tokens, which is what zstd makes of them, knows how length
 """
 
 import struct
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from pipeline import FormatError
 _HEAD = struct.Struct("<5I")  # runs; stated lengths; stated steps; bytes of the tokens; bytes of the side stream
 _LAST, _STATED = 14, 15
 _LONGEST = 15 + 255
+Buffer = bytes | memoryview
+_Value = TypeVar("_Value", bound=np.generic)
 _ZSTD = pa.Codec("zstd", compression_level=1)
 
 
@@ -57,22 +60,16 @@ def encode_runs(levels: npt.NDArray[np.integer]) -> bytes:
 
 
 def decode_runs(
-    content: memoryview, table: npt.NDArray[np.float32], shape: tuple[int, int], where: str
-) -> npt.NDArray[np.float32]:
-    """table[level], float32 [row, time] of `shape`. Raises FormatError for anything but what `encode_runs` writes."""
+    content: memoryview, table: npt.NDArray[_Value], shape: tuple[int, int], where: object
+) -> npt.NDArray[_Value]:
+    """table[level], [row, time] of `shape`. Raises FormatError for anything but what `encode_runs` writes."""
     rows, frames = shape
-    if len(content) < _HEAD.size:
-        raise FormatError(f"{where}: label stops in its header; label the shard again")
-    runs, stated, jumps, *sizes = _HEAD.unpack_from(content)
-    if not rows <= runs <= rows * frames or stated > runs or jumps > runs or _HEAD.size + sum(sizes) != len(content):
-        raise FormatError(f"{where}: label has streams that do not fit its shape {shape}; label the shard again")
-    split = _HEAD.size + sizes[0]
-    tokens = _decompress(content[_HEAD.size : split], runs, where)
-    side = _decompress(content[split:], stated + 2 * jumps, where)
+    streams, stated, jumps = run_streams(content, shape, where)
+    tokens, side = (np.frombuffer(stream, np.uint8) for stream in streams)
     high, low = tokens >> 4, tokens & 15
     at_last, at_stated, at_jump = ((half == value).nonzero()[0] for half, value in ((high, 14), (high, 15), (low, 15)))
-    if (len(at_last), len(at_stated), len(at_jump)) != (rows, stated, jumps) or at_last[-1] != runs - 1:
-        raise FormatError(f"{where}: label has another side stream than its runs ask for; label the shard again")
+    if (len(at_last), len(at_stated), len(at_jump)) != (rows, stated, jumps) or at_last[-1] != len(tokens) - 1:
+        raise FormatError(other_side_stream(where))
     length = high.astype(np.intp)
     length += 1
     length[at_stated] = side[:stated].astype(np.intp) + _STATED
@@ -87,18 +84,35 @@ def decode_runs(
     step[at_jump] = zigzag >> 1 ^ -(zigzag & 1)
     level = np.add.accumulate(step)
     if left.min() < 1 or level.min() < 0 or level.max() >= len(table):
-        raise FormatError(f"{where}: label's runs leave its rows or the {len(table)} levels; label the shard again")
+        raise FormatError(runs_leave(where, len(table)))
     return np.repeat(table[level], length).reshape(shape)
+
+
+def run_streams(content: memoryview, shape: tuple[int, int], where: object) -> tuple[tuple[Buffer, Buffer], int, int]:
+    """Tokens and side stream; stated lengths and steps in it: as many bytes as they have to be. Raises FormatError."""
+    rows, frames = shape
+    if len(content) < _HEAD.size:
+        raise FormatError(f"{where}: label stops in its header; label the shard again")
+    runs, stated, jumps, *sizes = _HEAD.unpack_from(content)
+    if not rows <= runs <= rows * frames or stated > runs or jumps > runs or _HEAD.size + sum(sizes) != len(content):
+        raise FormatError(f"{where}: label has streams that do not fit its shape {shape}; label the shard again")
+    split = _HEAD.size + sizes[0]
+    try:
+        tokens = _ZSTD.decompress(content[_HEAD.size : split], decompressed_size=runs)
+        side = _ZSTD.decompress(content[split:], decompressed_size=stated + 2 * jumps)
+    except OSError as error:
+        raise FormatError(f"{where}: label does not decompress ({error}); label the shard again") from error
+    return (tokens, side), stated, jumps
+
+
+def other_side_stream(where: object) -> str:
+    return f"{where}: label has another side stream than its runs ask for; label the shard again"
+
+
+def runs_leave(where: object, levels: int) -> str:
+    return f"{where}: label's runs leave its rows or the {levels} levels; label the shard again"
 
 
 def _compress(stream: npt.NDArray[np.integer]) -> bytes:
     compressed: bytes = _ZSTD.compress(stream.astype(np.uint8).tobytes(), asbytes=True)
     return compressed
-
-
-def _decompress(content: memoryview, size: int, where: str) -> npt.NDArray[np.uint8]:
-    """Exactly `size` bytes, or FormatError; never allocates more."""
-    try:
-        return np.frombuffer(_ZSTD.decompress(content, decompressed_size=size), np.uint8)
-    except OSError as error:
-        raise FormatError(f"{where}: label does not decompress ({error}); label the shard again") from error

@@ -1,0 +1,65 @@
+/* The kernels of shards._native: plain C99 on memory that module.c has checked. None of them needs the GIL. */
+#ifndef SED_DISTILL_KERNELS_H
+#define SED_DISTILL_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define LIKELY(x) (x)
+#define UNLIKELY(x) (x)
+#define ALWAYS_INLINE static inline
+#endif
+
+/* x86-64 with a compiler that makes functions for newer processors than it is told to build for. */
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define X86_DISPATCH 1
+#endif
+
+/* Where the samples of a clip go: int16, or float32 as value / 32768. */
+typedef struct {
+    unsigned char *memory;
+    ptrdiff_t channel_bytes; /* from a channel to the next */
+    int is_float;
+} PcmOut;
+
+/* Where the rows of a label go, and the values that stand for its codes: of `value_bytes` each, 4 or 2. `places`: for
+   each row of the label the row of `memory` that it becomes, or -1; NULL: its own. */
+typedef struct {
+    unsigned char *memory;
+    const unsigned char *table;
+    size_t table_values;
+    size_t value_bytes;
+    const int32_t *places;
+} LabelOut;
+
+/* Each `prepare` and `choose` once, before anything else. portable: without what only some processors have. */
+void prepare_crc32c(void);
+void choose_crc32c(int portable);
+uint32_t crc32c(const unsigned char *bytes, size_t size);
+
+void prepare_flac_crc(void);
+void choose_flac(int portable);
+/* 1: decoded; 0: not a FLAC stream of exactly that clip in 16 bits, or of a kind that is not known here. */
+int decode_flac(const unsigned char *bytes, size_t size, uint32_t sample_rate, unsigned channels, size_t samples,
+                const PcmOut *out);
+
+/* `differences`: the channels one after another. */
+void running_sum(const uint16_t *differences, unsigned channels, size_t samples, const PcmOut *out);
+/* `bytes`: little-endian int16, channels interleaved. */
+void interleaved(const unsigned char *bytes, unsigned channels, size_t samples, const PcmOut *out);
+void store_pcm(const int32_t *pcm, size_t samples, const PcmOut *out, unsigned channel, size_t at);
+
+/* 0: written; 1: the side stream is not what the tokens ask for; 2: runs leave their rows or the table. */
+int decode_runs(const unsigned char *tokens, size_t runs, const unsigned char *side, size_t stated, size_t jumps,
+                size_t rows, size_t frames, const LabelOut *out);
+/* 0: written; 1: a value is not finite. `bits`: little-endian; the table has 65,536 values. */
+int look_up_float16(const unsigned char *bits, size_t rows, size_t columns, const LabelOut *out);
+int decode_packed(const unsigned char *high, const unsigned char *low, size_t rows, size_t columns,
+                  const LabelOut *out);
+
+#endif

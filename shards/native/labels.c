@@ -1,0 +1,155 @@
+/* Labels: codes into a table of what the caller wants of each. Values are moved as bits, whatever they are. */
+#include "kernels.h"
+
+#include <string.h>
+
+#define LAST 14
+#define STATED 15
+
+static unsigned char *row_at(const LabelOut *out, size_t row, size_t columns)
+{
+    if (out->places) {
+        if (out->places[row] < 0)
+            return NULL;
+        row = (size_t)out->places[row];
+    }
+    return out->memory + row * columns * out->value_bytes;
+}
+
+/* `count` times the value of `code`, in a row with room for `room` values. Most runs are short and of any length, so
+   that a loop that ends with the run would end unforeseen: sixteen at a time, and what is too much is written over. */
+#define AT_ONCE 16
+#define REPEAT(name, type) \
+    ALWAYS_INLINE void name(unsigned char *to, const unsigned char *table, size_t code, size_t count, size_t room) \
+    { \
+        type value, *at = (type *)(void *)to; \
+        size_t i = 0; \
+        memcpy(&value, table + code * sizeof value, sizeof value); \
+        while (i < count && room - i >= AT_ONCE) { \
+            for (size_t k = 0; k < AT_ONCE; k++) \
+                at[i + k] = value; \
+            i += AT_ONCE; \
+        } \
+        for (; i < count; i++) \
+            at[i] = value; \
+    }
+REPEAT(repeat4, uint32_t)
+REPEAT(repeat2, uint16_t)
+
+ALWAYS_INLINE int runs_of(const unsigned char *tokens, size_t runs, const unsigned char *side, size_t stated,
+                          size_t jumps, size_t rows, size_t frames, const LabelOut *out, const size_t value_bytes)
+{
+    /* +1, -1, +2, -2, ... */
+    static const int8_t steps[STATED] = {1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8};
+    const unsigned char *lengths = side, *low = side + stated, *high = side + stated + jumps;
+    size_t lengths_read = 0, jumps_read = 0, run = 0;
+    int64_t level = 0;
+    int leaves = 0;
+    for (size_t row = 0; row < rows; row++) {
+        unsigned char *to = row_at(out, row, frames);
+        size_t left = frames;
+        for (int is_last = 0; !is_last; run++) {
+            if (run == runs)
+                return 1;
+            unsigned token = tokens[run], length_code = token >> 4, step_code = token & 15;
+            size_t length = length_code + 1;
+            is_last = length_code == LAST;
+            if (length_code == STATED) {
+                if (lengths_read == stated)
+                    return 1;
+                length = (size_t)lengths[lengths_read++] + STATED;
+            }
+            if (LIKELY(step_code < STATED)) {
+                level += steps[step_code];
+            } else {
+                if (jumps_read == jumps)
+                    return 1;
+                unsigned zigzag = low[jumps_read] | (unsigned)high[jumps_read] << 8;
+                jumps_read++;
+                level += (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
+            }
+            if (is_last)
+                length = left;
+            /* Which error it is depends on the streams as a whole: count on. */
+            if (UNLIKELY(level < 0 || (uint64_t)level >= out->table_values || length > left || !length)) {
+                leaves = 1;
+                length = length > left ? left : length;
+            } else if (to && !leaves) {
+                if (value_bytes == 4)
+                    repeat4(to, out->table, (size_t)level, length, left);
+                else
+                    repeat2(to, out->table, (size_t)level, length, left);
+                to += length * value_bytes;
+            }
+            left -= length;
+        }
+    }
+    if (run != runs || lengths_read != stated || jumps_read != jumps)
+        return 1;
+    return leaves ? 2 : 0;
+}
+
+int decode_runs(const unsigned char *tokens, size_t runs, const unsigned char *side, size_t stated, size_t jumps,
+                size_t rows, size_t frames, const LabelOut *out)
+{
+    return out->value_bytes == 4 ? runs_of(tokens, runs, side, stated, jumps, rows, frames, out, 4)
+                                 : runs_of(tokens, runs, side, stated, jumps, rows, frames, out, 2);
+}
+
+/* Returns whether it is not finite, in bit 15. */
+ALWAYS_INLINE unsigned look_up(unsigned bits, unsigned char *to, const unsigned char *table, size_t value_bytes)
+{
+    if (value_bytes == 4)
+        memcpy(to, table + 4 * (size_t)bits, 4);
+    else
+        memcpy(to, table + 2 * (size_t)bits, 2);
+    return (bits & 0x7c00) + 0x400;
+}
+
+ALWAYS_INLINE unsigned float16_row(const unsigned char *restrict from, unsigned char *restrict to, size_t columns,
+                                   const unsigned char *restrict table, size_t value_bytes)
+{
+    unsigned infinite = 0;
+    for (size_t i = 0; i < columns; i++)
+        infinite |= look_up(from[2 * i] | (unsigned)from[2 * i + 1] << 8, to + i * value_bytes, table, value_bytes);
+    return infinite;
+}
+
+int look_up_float16(const unsigned char *bits, size_t rows, size_t columns, const LabelOut *out)
+{
+    unsigned infinite = 0;
+    for (size_t row = 0; row < rows; row++) {
+        const unsigned char *from = bits + 2 * row * columns;
+        unsigned char *to = row_at(out, row, columns);
+        if (to)
+            infinite |= out->value_bytes == 4 ? float16_row(from, to, columns, out->table, 4)
+                                              : float16_row(from, to, columns, out->table, 2);
+    }
+    return infinite >> 15 & 1;
+}
+
+ALWAYS_INLINE unsigned packed_row(const unsigned char *restrict high, const unsigned char *restrict low,
+                                  unsigned char *restrict to, size_t columns, const unsigned char *restrict table,
+                                  size_t value_bytes)
+{
+    unsigned infinite = 0, ordered = 0x8000;
+    for (size_t i = 0; i < columns; i++) {
+        unsigned zigzag = low[i] | (unsigned)high[i] << 8;
+        ordered += zigzag >> 1 ^ (0 - (zigzag & 1));
+        unsigned bits = (ordered >> 15 & 1 ? ordered ^ 0x8000 : ~ordered) & 0xffff;
+        infinite |= look_up(bits, to + i * value_bytes, table, value_bytes);
+    }
+    return infinite;
+}
+
+int decode_packed(const unsigned char *high, const unsigned char *low, size_t rows, size_t columns, const LabelOut *out)
+{
+    unsigned infinite = 0;
+    for (size_t row = 0; row < rows; row++, high += columns, low += columns) {
+        unsigned char *to = row_at(out, row, columns);
+        if (to)
+            infinite |= out->value_bytes == 4 ? packed_row(high, low, to, columns, out->table, 4)
+                                              : packed_row(high, low, to, columns, out->table, 2);
+    }
+    return infinite >> 15 & 1;
+}
