@@ -63,29 +63,13 @@ class Grid:
         """`frames` as the int that it always is."""
         return int(self.frames or 0)
 
-    def valid_frames(self, samples: int, sample_rate: int) -> int:
-        """Frames that stand on audio: ceil(samples / hop), at most all."""
-        return self._frames_before(Fraction(samples * 1000, sample_rate))
-
     def labelled_frames(self, frames: int, hop_ms: int) -> int:
         """Frames that begin within the first `frames` frames of a label of `hop_ms`: those that `regrid` fills.
 
-        With the label's valid frames they are at least the grid's own: a frame that begins on audio begins in a frame
+        With the label's valid frames they are no fewer than those that begin on audio: such a frame begins in a frame
         of the label that stands on audio.
         """
-        return self._frames_before(Fraction(frames * hop_ms))
-
-    def event_frames(
-        self, onset_ms: npt.NDArray[np.int32], offset_ms: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Active frames [first, last) of events, exact: floor(onset / hop) and ceil(offset / hop), cut to the grid."""
-        hop = self.hop
-        first = np.asarray(onset_ms, dtype=np.int64) * hop.denominator // hop.numerator
-        last = -(-np.asarray(offset_ms, dtype=np.int64) * hop.denominator // hop.numerator)
-        return np.clip(first, 0, self.count), np.clip(last, 0, self.count)
-
-    def _frames_before(self, end_ms: Fraction) -> int:
-        return min(self.count, ceil(end_ms / self.hop))
+        return min(self.count, ceil(frames * hop_ms / self.hop))
 
 
 def regrid(

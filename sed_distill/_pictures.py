@@ -15,20 +15,28 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def spectrogram_png(mel: npt.NDArray[np.float32]) -> str:
-    """Log-mel [bands, frames], low bands first -> PNG, low bands lowest, from the clip's 2nd to 99.7th percentile."""
+    return _png(spectrogram_image(mel))
+
+
+def strip_png(probabilities: npt.NDArray[np.float32], colour: tuple[int, int, int]) -> str:
+    return _png(strip_image(probabilities, colour))
+
+
+def spectrogram_image(mel: npt.NDArray[np.float32]) -> Image.Image:
+    """Log-mel [bands, frames], low bands first -> low bands lowest, from the clip's 2nd to 99.7th percentile."""
     low, high = np.percentile(mel, (2.0, 99.7))
     level = np.clip((mel[::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
     stops, colours = [stop for stop, _ in _HEAT], np.array([colour for _, colour in _HEAT], dtype=np.float64)
     rgb = np.stack([np.interp(level, stops, colours[:, channel]) for channel in range(3)], axis=-1)
-    return _png(Image.fromarray(rgb.astype(np.uint8)))
+    return Image.fromarray(rgb.astype(np.uint8))
 
 
-def strip_png(probabilities: npt.NDArray[np.float32], colour: tuple[int, int, int]) -> str:
-    """Probabilities [frames] -> PNG one pixel high whose opacity is the probability: it suits light and dark pages."""
+def strip_image(probabilities: npt.NDArray[np.float32], colour: tuple[int, int, int]) -> Image.Image:
+    """Probabilities [frames] -> one pixel high, its opacity the probability: it suits light and dark pages."""
     rgba = np.empty((1, len(probabilities), 4), dtype=np.uint8)
     rgba[0, :, :3] = colour
     rgba[0, :, 3] = np.rint(np.clip(probabilities, 0.0, 1.0) * 255)
-    return _png(Image.fromarray(rgba))
+    return Image.fromarray(rgba)
 
 
 def _png(image: Image.Image) -> str:

@@ -1,23 +1,19 @@
 """The demo's report: one HTML page without outside references, light and dark."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 
 from pipeline import AudioSpec, Event, Vocabulary, frame_labels, read_hard, waveform_into, write_atomic
 from pipeline.features import log_mel
 from sed_distill._comparison import load_probs
+from sed_distill._page import SHOWN_FROM, TEACHER_COLOUR, TRUTH_COLOUR, rendered
 from sed_distill._pictures import data_uri, spectrogram_png, strip_png
 from shards import AudioReader, Dataset
 
 CLIPS_SHOWN = 6
-SHOWN_FROM = 0.5
-TRUTH_COLOUR = (46, 158, 107)
-TEACHER_COLOUR = (123, 97, 209)
 STUDENT_COLOURS = ((214, 137, 32), (28, 109, 208))
 
 
@@ -29,10 +25,8 @@ def write_report(path: Path, demo: dict[str, Any], dataset: Dataset, vocabulary:
     ]
     page = {**demo, "psds1": {**demo["psds1"], "models": models}}
     legend = [{"title": "Truth", "colour": TRUTH_COLOUR}, *models]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = files("sed_distill").joinpath("templates/demo.html.j2").read_text(encoding="utf-8")
     clips = _clips(dataset, vocabulary, models, probs_path)
-    write_atomic(path, environment.from_string(source).render(demo=page, legend=legend, clips=clips))
+    write_atomic(path, rendered("demo.html.j2", demo=page, legend=legend, clips=clips))
 
 
 def _clips(

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_repair,
         _add_index,
         _add_info,
+        _add_peek,
     ):
         add(commands)
     return parser
@@ -240,6 +241,24 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("dataset", help="dataset folder, or URL of an object store")
 
 
+def _add_peek(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "peek", _peek, "Show one batch as training gets it: a table and a picture.",
+        "sed-distill peek DATA --labels beats --out peek.html",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="dataset folder, or URL of an object store")
+    parser.add_argument(
+        "--split", nargs="+", choices=("weak", "strong"), default=[], help="sources of the mix (default: all there)"
+    )
+    parser.add_argument("--labels", nargs="+", metavar="NAME", default=[], help="label sets to show (default: all)")
+    parser.add_argument("--audio", metavar="SPEC", help="audio spec, if a split has several")
+    parser.add_argument("--clips", type=int, default=8, help="clips of the batch, in equal shares (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("peek.html"), metavar="FILE", help="a .html or .png (default: peek.html)"
+    )
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from sed_distill._demo import DemoRecipe, run_demo
 
@@ -387,6 +406,12 @@ def _info(arguments: argparse.Namespace) -> int:
 
     print(describe(arguments.dataset), end="")
     return 0
+
+
+def _peek(arguments: argparse.Namespace) -> int:
+    from sed_distill._peek import run_peek
+
+    return run_peek(arguments)
 
 
 @contextlib.contextmanager

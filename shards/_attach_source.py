@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from pipeline import FormatError, IntegrityError, UsageError
+from shards._fetch import read_range
 from shards._reader import check_tar_size
 from shards._sidecar import LabelSidecar
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
-from shards._store import entry_at, is_remote, listing, read_range
+from shards._store import entry_at, is_remote, listing
 
 _OPEN_TARS = 64
 

@@ -64,6 +64,11 @@ class Dataset:
         if content is None:
             raise UsageError(f"{dataset.root}: is not a dataset (no dataset.json); give the folder that pack wrote to")
         _parse_description(content, dataset._description)
+        if is_remote(dataset.root) and not _is_listed(dataset._description):
+            raise UsageError(
+                f"{dataset.root}: has a dataset.json, but its folders cannot be listed; a web server needs its "
+                "directory listing switched on (autoindex), a bucket the permission to list it"
+            )
         return dataset
 
     @property
@@ -149,6 +154,13 @@ def folder_names(folder: Path) -> tuple[str, ...]:
         if FOLDER_NAME.fullmatch(name)
         and (entry.kind == "folder" or (entry.kind == "link" and _leads_to_folder(folder / name)))
     )
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        return path.name in listing(path.parent)
+    except PermissionError:
+        return False
 
 
 def _leads_to_folder(link: Path) -> bool:

@@ -19,7 +19,7 @@ from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
 from shards._manifest import MANIFEST_NAME
 from shards._sidecar_parse import is_sidecar_name
-from shards._store import entry_at, is_remote, listing
+from shards._store import entry_at, file_bytes, is_remote, listing
 from shards.checks._repair import QUARANTINE_NAME, quarantined_files
 
 WIDTH = 80
@@ -132,7 +132,7 @@ def _attention(index: ShardIndex) -> Iterator[str]:
     wrong = [
         s.tar_path.name
         for s in index.shards
-        if s.tar_path.name not in names or names[s.tar_path.name].bytes != s.tar_bytes
+        if s.tar_path.name not in names or file_bytes(s.tar_path, names[s.tar_path.name]) != s.tar_bytes
     ]
     if wrong:
         yield f"! {_some(wrong)}: missing or of another size than its sidecar states; run `sed-distill verify`"

@@ -151,19 +151,21 @@ class ShardIndex:
         return row if row >= 0 and keys[row].as_py() == key else -1
 
 
-def open_index(folder: Path, kind: ShardKind) -> ShardIndex:
+def open_index(folder: Path, kind: ShardKind, keep_in: Path | None = None) -> ShardIndex:
     """The index of `folder` as its sidecars are now: its file if that is current, else made and, if possible, stored.
 
-    A folder that is empty or missing has an index without clips. Raises FormatError for a sidecar that this version
-    cannot read.
+    keep_in: a local folder for the files of folders on a store, which hold none. A folder that is empty or missing has
+    an index without clips. Raises FormatError for a sidecar that this version cannot read.
     """
     stamps = sidecar_stamps(folder)
     if not stamps:
         empty = IndexTables(shards_schema(kind).empty_table(), CLIPS_SCHEMA.empty_table())
         return ShardIndex(folder, kind, empty, stored=True)
-    if is_remote(folder):  # nothing there tells cheaply whether an index is of these sidecars
-        return ShardIndex(folder, kind, build_tables(stamps, kind, None), stored=False)
     path = folder / INDEX_NAME
+    if is_remote(folder):
+        if keep_in is None:
+            return ShardIndex(folder, kind, build_tables(stamps, kind, None), stored=False)
+        path = keep_in / f"{hashlib.sha256(f'{kind} {folder}'.encode()).hexdigest()[:32]}.arrow"
     earlier = None
     try:
         earlier = read_index(path, kind)

@@ -3,7 +3,8 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from shards._store import is_remote, listing
 # A file system's clock may tick as slowly as this: a sidecar younger than it could be replaced with no other time.
 _TICK_NS = 2_000_000_000
 _YOUNG = -1
+_UNKNOWN = -2  # is no time that an index holds: read again
+# At a time, to a store: each takes a round trip.
+_REQUESTS = 16
 # The row of a shard, and its clips.
 _Made = tuple[dict[str, Any], pa.Table]
 
@@ -33,10 +37,12 @@ class Stamp(NamedTuple):
 
 
 def sidecar_stamps(folder: Path) -> dict[Path, Stamp]:
-    """The sidecars of `folder` in order of number. An object store tells no time that a copy would keep."""
+    """The sidecars of `folder` in order of number; for the time of an object, which changes, stands its version."""
     if is_remote(folder):
         return {
-            folder / name: Stamp(found.bytes, 0) for name, found in listing(folder).items() if is_sidecar_name(name)
+            folder / name: Stamp(found.bytes, _UNKNOWN if found.version is None else _number(found.version))
+            for name, found in listing(folder).items()
+            if is_sidecar_name(name)
         }
     stamps = {}
     for path in sidecar_paths(folder):
@@ -65,9 +71,8 @@ def build_tables(stamps: Mapping[Path, Stamp], kind: ShardKind, earlier: IndexTa
     known = {} if earlier is None else _known(earlier)
     rows: list[dict[str, Any]] = []
     clips: list[pa.Table] = []
-    for path, stamp in stamps.items():
-        row, table = _made_of(path, stamp, kind, known.get(int(path.stem)))
-        young = now_ns - stamp.mtime_ns < _TICK_NS
+    for stamp, (row, table) in zip(stamps.values(), _all_made(stamps, kind, known), strict=True):
+        young = stamp.mtime_ns == _UNKNOWN or now_ns - stamp.mtime_ns < _TICK_NS
         rows.append({**row, "sidecar_bytes": stamp.bytes, "sidecar_mtime_ns": _YOUNG if young else stamp.mtime_ns})
         clips.append(table)
     shards = pa.Table.from_pylist(rows, schema=shards_schema(kind))
@@ -84,6 +89,17 @@ def sidecar_tables(content: bytes, path: Path, kind: ShardKind) -> _Made:
     return _shard_row(labels, content, canonical_json(labels.target.to_json()), labels.failed.reason), _clips_table(
         labels
     )
+
+
+def _all_made(stamps: Mapping[Path, Stamp], kind: ShardKind, known: Mapping[int, _Made]) -> Iterator[_Made]:
+    def make(path: Path) -> _Made:
+        return _made_of(path, stamps[path], kind, known.get(int(path.stem)))
+
+    if not any(map(is_remote, stamps)):  # parsing, which threads cannot share, takes the time
+        yield from map(make, stamps)
+        return
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        yield from threads.map(make, stamps)
 
 
 def _made_of(path: Path, stamp: Stamp, kind: ShardKind, known: _Made | None) -> _Made:
@@ -146,6 +162,11 @@ def _sorted(tables: list[pa.Table]) -> pa.Table:
     place = clips.schema.get_field_index("by_key")
     order = pc.sort_indices(column(clips, "key")).cast(pa.int32())
     return clips.set_column(place, clips.schema.field(place), order)
+
+
+def _number(version: str) -> int:
+    """Of 7 bytes: an old time."""
+    return int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "big")
 
 
 def _stamp(row: Mapping[str, Any]) -> Stamp:

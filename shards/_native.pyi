@@ -29,19 +29,20 @@ def flac(content: _Content, sample_rate: int, channels: int, samples: int, out: 
 def running_sum(differences: _Content, channels: int, samples: int, out: _PcmOut, /) -> None:
     """`differences`: uint16, the channels one after another."""
 
-def interleaved(content: _Content, channels: int, samples: int, out: _PcmOut, /) -> None:
-    """`content`: little-endian int16."""
-
 def runs(
     tokens: _Content, side: _Content, stated: int, jumps: int, rows: int, frames: int,
     table: _LabelOut, out: _LabelOut, chosen: _Rows, /,
 ) -> int:  # fmt: skip
     """0: written; 1: the side stream is not what the tokens ask for; 2: runs leave their rows or the table."""
 
-def float16(bits: _Content, rows: int, columns: int, table: _LabelOut, out: _LabelOut, chosen: _Rows, /) -> bool:
-    """True: a value is not finite. `bits`: little-endian; the table has 65,536 values."""
+def float16(
+    bits: _Content, rows: int, columns: int, table: _LabelOut, out: _LabelOut, chosen: _Rows, probabilities: bool, /
+) -> bool:
+    """Whether all that were wanted are values: finite, and within [0, 1] if they are `probabilities`. `bits`:
+    little-endian; the table has 65,536 values."""
 
 def packed(
-    high: _Content, low: _Content, rows: int, columns: int, table: _LabelOut, out: _LabelOut, chosen: _Rows, /
-) -> bool:
-    """True: a value is not finite. The table has 65,536 values."""
+    high: _Content, low: _Content, rows: int, columns: int, table: _LabelOut, out: _LabelOut, chosen: _Rows,
+    probabilities: bool, /,
+) -> bool:  # fmt: skip
+    """As float16, of the bits that are packed in the planes."""

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import IntegrityError, UsageError
+from shards._fetch import read_range
 from shards._sidecar import AudioClips, AudioSidecar, LabelClips, LabelSidecar, Sidecar
-from shards._store import is_remote, read_range
+from shards._store import is_remote
 from shards.codecs._audio import decode_audio
 from shards.codecs._label import decode_label_checked
 

@@ -1,4 +1,4 @@
-"""Local folders and object stores alike, for reading: what lies in a folder, a stream, a range of bytes.
+"""Local folders and object stores alike, for reading: what lies in a folder, the start of a file, a stream.
 
 Local paths are plain `pathlib.Path`. Anything with a URL scheme is a `UPath` of universal-pathlib over fsspec, which
 spells the methods used here as pathlib does; it is typed as a Path and imported only then.
@@ -22,10 +22,14 @@ _STREAM_BLOCK_BYTES = 8 * 2**20
 
 
 class Entry(NamedTuple):
-    """One name in a folder; `bytes` is 0 for what is not a file."""
+    """One name in a folder; `bytes` is 0 for what is not a file, -1 in listings of web servers, which tell no sizes.
+
+    version: changes with the content of an object of a store, None where nothing says so.
+    """
 
     kind: Literal["file", "folder", "link", "special file"]
     bytes: int
+    version: str | None = None
 
     @property
     def needed(self) -> str:
@@ -43,6 +47,11 @@ def to_path(root: str | Path) -> Path:
     if "://" not in root:
         return Path(root)
     parts = urlsplit(root)
+    if parts.password is not None:
+        raise UsageError(
+            f"{parts.scheme}://{parts.hostname}: holds a password, which messages would show; "
+            "keep credentials in the environment or the files of the store's own tools"
+        )
     if parts.scheme != "file":
         return _store_path(root, parts.scheme)
     if parts.netloc not in ("", "localhost"):
@@ -84,6 +93,14 @@ def entry_at(path: Path) -> Entry | None:
     return Entry("folder", 0) if found["type"] == "directory" else Entry("file", int(found["size"] or 0))
 
 
+def file_bytes(path: Path, listed: Entry) -> int:
+    """Bytes of a file that a listing shows, asked for where that does not tell."""
+    if listed.bytes >= 0:
+        return listed.bytes
+    found = entry_at(path)
+    return 0 if found is None else found.bytes
+
+
 def read_start(path: Path, most: int, remedy: str) -> bytes | None:
     """The first `most` bytes of a file; None if there is nothing.
 
@@ -108,31 +125,27 @@ def open_stream(path: Path) -> BinaryIO:
     return cast(BinaryIO, store.open("rb", block_size=_STREAM_BLOCK_BYTES, cache_type="readahead"))
 
 
-def read_range(path: Path, offset: int, length: int) -> bytes:
-    """Bytes of an object on a store by one ranged request; fewer, or none, where it ends."""
-    store: Any = path
-    # The path's own file system does not survive a fork; this one is kept by process and thread.
-    files = importlib.import_module("fsspec").filesystem(store.protocol, **store.storage_options)
-    try:
-        return bytes(files.cat_file(store.path, start=offset, end=offset + length))
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # how a range that lies behind the end is refused
-            return b""
-        raise
-
-
 @contextlib.contextmanager
 def store_errors(root: Path) -> Iterator[None]:
     """What the libraries of stores raise for a network or credentials that fail, as an OSError with one line."""
     try:
         yield
     except _error_kinds(root) as error:
+        status = getattr(error, "status", None)  # of a web server's answer
+        if status in (401, 403):
+            raise PermissionError(f"{root}: the server refuses access (status {status})") from error
+        if status == 416:
+            raise OSError(errno.EINVAL, "the range lies behind the end") from error
         raise OSError(f"{root}: cannot be reached ({' '.join(str(error).split())})") from error
 
 
 def _error_kinds(root: Path) -> tuple[type[Exception], ...]:
     """Only what is loaded by the time of an error can have been raised."""
-    names = (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+    names = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("aiohttp", "ClientError"),
+        ("asyncio", "TimeoutError"),
+    )
     loaded = [(module, name) for module, name in names if is_remote(root) and module in sys.modules]
     return tuple(getattr(sys.modules[module], name) for module, name in loaded)
 
@@ -142,9 +155,8 @@ def _store_path(url: str, scheme: str) -> Path:
         path = importlib.import_module("upath").UPath(url)
         path.fs.invalidate_cache()  # what this process listed earlier may have changed
     except ImportError as error:
-        needs = (
-            "pip install '.[s3]'" if scheme == "s3" else f"pip install universal-pathlib and fsspec's {scheme} store"
-        )
+        own = scheme in ("s3", "http", "https")
+        needs = "pip install '.[s3]'" if own else f"pip install universal-pathlib and fsspec's {scheme} store"
         raise UsageError(f"{url}: reading from a store needs libraries that are not here ({error}); {needs}") from error
     except ValueError as error:
         raise UsageError(
@@ -164,7 +176,8 @@ def _remote_entries(folder: Path) -> Iterator[tuple[str, Entry]]:
         if info["type"] == "directory":
             yield name, Entry("folder", 0)
         elif info["name"].rstrip("/") != store.path.rstrip("/"):  # a store may list the marker of the folder itself
-            yield name, Entry("file", int(info["size"] or 0))
+            size = -1 if info["size"] is None else int(info["size"])
+            yield name, Entry("file", size, info.get("ETag") or info.get("etag"))
 
 
 def _entry(found: os.stat_result) -> Entry:

@@ -1,14 +1,23 @@
-"""The scripts in docs/ do what they say."""
+"""The scripts in docs/ do what they say, and the code in docs/loader.md runs."""
 
+import contextlib
+import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline import AudioSpec, TargetSpec, audioset_strong_447
+from sed_distill.cli import main
 from shards import Dataset
 from tests.golden.make import GOLDEN, MONO
+from tests.shards.http_store import http_store
+from tests.shards.target_world import ALL, World
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,3 +47,75 @@ def test_plain_webdataset_reads_audio_and_labels(labels: str) -> None:
     assert found.stdout.splitlines() == [
         f"{key} ({1600 + len(key)},) 16000 (40, 250)" for key in GOLDEN["audioset"].shards["weak"][0]
     ]
+
+
+LOADER_PAGE = ROOT / "docs" / "loader.md"
+
+
+_REMOTE = all(importlib.util.find_spec(needed) for needed in ("upath", "aiohttp"))
+
+
+def _blocks(language: str) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", LOADER_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for its_language, text in blocks if its_language == language]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the page calls its datasets and files, and what they are here; and how long it trains."""
+    folder = tmp_path_factory.mktemp("page")
+    frames = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=audioset_strong_447())
+    clips = TargetSpec(axes=("class",), kind="logit", vocabulary=ALL, hop_ms=None, frames=None)
+    chunks = TargetSpec(axes=("class", "time"), kind="logit", vocabulary=ALL, hop_ms=2_000, frames=5)
+    xyz = TargetSpec(axes=("track", "xyz", "time"), kind="unit_vector", vocabulary=None, tracks=3)
+    labels = {"beats": (frames, "npy"), "atst": (frames, "npy"), "clips": (clips, "npy"), "chunks": (chunks, "npy")}
+    for split in ("weak", "strong"):
+        World(folder / "audioset", labels, tuple(range(3_000, 3_040)), split=split)
+    World(folder / "audioset", {}, (5_000,) * 3, split="dev")
+    World(folder / "rooms", {"directions": (xyz, "npy")}, (5_000,) * 8, spec=AudioSpec(layout="foa"))
+    (folder / "heard-before.csv").write_text("key\nweak-003_0\n")
+    server = http_store(folder) if _REMOTE else contextlib.nullcontext()
+    with server as store:
+        yield {
+            "/data/": f"{folder}/",
+            "/local/": f"{folder}/",
+            "https://data.example.org": store.url if store else "",
+            "batch_size=64": "batch_size=8, batches_per_epoch=2",
+        }
+
+
+def test_code_of_the_loaders_page_runs(places: dict[str, str]) -> None:
+    """From top to bottom, as in one session."""
+    names: dict[str, object] = {}
+    blocks = _blocks("python")
+    assert len(blocks) > 10
+    for block in blocks:
+        if _REMOTE or "https://" not in block:
+            exec(compile(_here(block, places), block, "exec"), names)
+    if not _REMOTE:
+        pytest.skip("all ran but for datasets in a store: upath or aiohttp, of an optional extra, is not installed")
+
+
+def test_commands_of_the_loaders_page_run(
+    places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in _blocks("") for line in block.splitlines()]
+    assert commands
+    for command in commands:
+        program, *arguments = shlex.split(_here(command, places))
+        assert program == "sed-distill"
+        assert main(arguments) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["peek.html"]
+
+
+def test_files_that_the_loaders_page_names_are_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", LOADER_PAGE.read_text())
+    assert len(links) >= 3
+    assert all((LOADER_PAGE.parent / link).exists() for link in links)
+
+
+def _here(text: str, places: dict[str, str]) -> str:
+    for there, here in places.items():
+        text = text.replace(there, here)
+    return text

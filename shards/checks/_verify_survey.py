@@ -19,7 +19,7 @@ from shards._dataset import FOLDER_NAME, RESERVED_TARGETS, Dataset, KeyMode
 from shards._index import index_problem
 from shards._index_file import INDEX_NAME, ShardKind
 from shards._sidecar_parse import is_sidecar_name, read_audio_sidecar, read_label_sidecar
-from shards._store import Entry, entry_at, listing
+from shards._store import Entry, entry_at, file_bytes, listing
 from shards.checks._verify_audio import audio_problems, split_problems
 from shards.checks._verify_columns import KEYS, Columns, InOrder, read_columns, rows_by_shard
 from shards.checks._verify_labels import label_problems
@@ -194,8 +194,8 @@ def _tar_problems(columns: Columns, kind: ShardKind, shards: list[ShardToCheck])
             yield Problem(path, None, "tar_missing", "is not there; restore it or write the shard again")
         elif entry.kind != "file":
             yield Problem(path, None, "tar_missing", entry.needed)
-        elif entry.bytes != head.tar_bytes:
-            detail = f"has {entry.bytes} bytes, its sidecar says {head.tar_bytes}; restore it or write the shard again"
+        elif (size := file_bytes(path, entry)) != head.tar_bytes:
+            detail = f"has {size} bytes, its sidecar says {head.tar_bytes}; restore it or write the shard again"
             yield Problem(path, None, "tar_size", detail)
         else:
             shards.append(ShardToCheck(kind=kind, path=head.path, clips=head.clips, tar_bytes=head.tar_bytes))

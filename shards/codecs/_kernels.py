@@ -60,8 +60,9 @@ def _read_into(fd: int, offset: int, content: memoryview) -> int:
     """Bytes read: fewer than there is room for only at the end of the file."""
     done = 0
     while done < len(content):
-        got = os.preadv(fd, [content[done:]], offset + done)
-        if not got:
+        part = os.pread(fd, len(content) - done, offset + done)  # preadv would save a copy, but is not everywhere
+        if not part:
             break
-        done += got
+        content[done : done + len(part)] = part
+        done += len(part)
     return done

@@ -82,6 +82,10 @@ def encode_label(values: _Values, *, shape: tuple[int, ...], kind: str, codec: s
     if values.shape != shape:
         raise LabelRefused("wrong_shape", f"labels have shape {values.shape}, the target needs {shape}")
     values = np.ascontiguousarray(values)  # a transposed view is no other label
+    if not np.all(np.abs(values) <= FLOAT16_MAX):
+        raise LabelRefused("not_finite", f"labels hold NaN, infinity or values beyond +-{FLOAT16_MAX:.0f}")
+    if kind == "probability" and (values.min() < 0 or values.max() > 1):
+        raise LabelRefused("out_of_range", "probabilities lie outside [0, 1]")
     if codec == "npy":
         return encode_npy(values)
     head = _head(shape, kind, codec)
@@ -180,11 +184,7 @@ def _fits_lossy(shape: tuple[int, ...], kind: str) -> bool:
 
 def _as_logits(values: _Values, kind: str) -> _Values:
     """Float32 [row, time] within +-MAX_LOGIT."""
-    if not np.all(np.abs(values) <= FLOAT16_MAX):
-        raise LabelRefused("not_finite", f"labels hold NaN, infinity or values beyond +-{FLOAT16_MAX:.0f}")
     if kind == "probability":
-        if values.min() < 0 or values.max() > 1:
-            raise LabelRefused("out_of_range", "probabilities lie outside [0, 1]")
         p = values.astype(np.float64)
         with np.errstate(divide="ignore"):
             values = (np.log(p) - np.log1p(-p)).astype(np.float32)
@@ -249,7 +249,9 @@ def _parse_head(content: bytes, where: str) -> tuple[str, str, tuple[int, ...]]:
 def _npy_shape(content: bytes) -> tuple[int, ...]:
     """Shape of a .npy as `encode_npy` writes it. Raises FormatError."""
     found = re.match(
-        rb".{10}\{'descr': '<f2', 'fortran_order': False, 'shape': \(([0-9, ]{1,200})\), \}", content, re.S
+        rb".{10}\{'descr': '<f2', 'fortran_order': False, 'shape': \(((?:[0-9]{1,9}, ?){0,255}[0-9]{0,9})\), \}",
+        content,
+        re.S,
     )
     shape = tuple(int(size) for size in found[1].split(b",") if size.strip()) if found else ()
     if not shape or npy_header(shape) != content[: len(npy_header(shape))]:

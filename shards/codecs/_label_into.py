@@ -24,7 +24,7 @@ What = Literal["probability", "logit", "code"]
 LabelOut = npt.NDArray[Any]  # float32, or uint16 for codes
 Rows = npt.NDArray[np.int64]
 
-_INFINITE = 0x7C00  # the exponent of float16's infinities and NaNs
+_MAX, _ONE, _MINUS_ZERO = 0x7BFF, 0x3C00, 0x8000  # bit patterns of float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,8 @@ def decode_label_into(
 
     rows: source rows (first axis), none twice: out[i] is row rows[i]; where that is -1, out[i] is left alone. Returns
     False with nothing written for codes of a label that had to be stored as float16: decode it as logits. Raises
-    FormatError for anything but such a label, or float16 that is not finite; then `out` holds anything.
+    FormatError for anything but such a label, for float16 that is not finite, and for probabilities in it outside
+    [0, 1]; then `out` holds anything.
     """
     room = shape if rows is None else (len(rows), *shape[1:])
     if out.shape != room or out.dtype != values.dtype or not out.flags.c_contiguous:
@@ -104,10 +105,12 @@ def decode_label_into(
         return True
     if values.float16 is None:
         return False
-    if coding == Coding.NPY:
-        _npy_into(body, shape, values.float16, out, rows, where)
-    else:
-        _packed_into(body, shape, values.float16, out, rows, where)
+    into = _npy_into if coding == Coding.NPY else _packed_into
+    # Where codes cannot hold a label, its logits are stored, of whatever kind it is.
+    probabilities = kind == "probability" and codec not in GUARANTEES
+    if not into(body, shape, values.float16, out, rows, where, probabilities):
+        found = "NaN or probabilities outside [0, 1]" if probabilities else "NaN or infinity"
+        raise FormatError(f"{where}: label holds {found}, which no label does; label the shard again")
     return True
 
 
@@ -126,49 +129,70 @@ def _runs_into(
 
 
 def _npy_into(
-    content: memoryview, shape: tuple[int, ...], table: LabelOut, out: LabelOut, rows: Rows | None, where: object
-) -> None:
+    content: memoryview,
+    shape: tuple[int, ...],
+    table: LabelOut,
+    out: LabelOut,
+    rows: Rows | None,
+    where: object,
+    probabilities: bool,
+) -> bool:
+    """Whether all of them are values."""
     bits = npy_bits(content, shape, where)
     native = _compiled.native
     if native is None:
-        _look_up(bits, table, out, rows, where)
-    elif native.float16(bits, shape[0], prod(shape[1:]), table, out, rows):
-        raise FormatError(_not_finite(where))
+        return _look_up(bits, table, out, rows, probabilities)
+    return bool(native.float16(bits, shape[0], prod(shape[1:]), table, out, rows, probabilities))
 
 
 def _packed_into(
-    body: memoryview, shape: tuple[int, ...], table: LabelOut, out: LabelOut, rows: Rows | None, where: object
-) -> None:
+    body: memoryview,
+    shape: tuple[int, ...],
+    table: LabelOut,
+    out: LabelOut,
+    rows: Rows | None,
+    where: object,
+    probabilities: bool,
+) -> bool:
+    """Whether all of them are values."""
     high, low = packed_planes(body, prod(shape), where)
     native = _compiled.native
     if native is None or (rows is not None and len(shape) != 2):
-        _look_up(packed_bits(high, low, shape), table, out, rows, where)
-    elif native.packed(high, low, prod(shape[:-1]), shape[-1], table, out, rows):
-        raise FormatError(_not_finite(where))
+        return _look_up(packed_bits(high, low, shape), table, out, rows, probabilities)
+    return bool(native.packed(high, low, prod(shape[:-1]), shape[-1], table, out, rows, probabilities))
 
 
-def _look_up(bits: npt.NDArray[np.uint16], table: LabelOut, out: LabelOut, rows: Rows | None, where: object) -> None:
+def _look_up(
+    bits: npt.NDArray[np.uint16], table: LabelOut, out: LabelOut, rows: Rows | None, probabilities: bool
+) -> bool:
     if rows is not None:
-        present = rows >= 0
-        bits = bits[rows[present]]
-    if np.any(bits & _INFINITE == _INFINITE):
-        raise FormatError(_not_finite(where))
+        present, sources = _present(rows, len(bits))
+        bits = bits[sources]
+    outside = bits & 0x7FFF > (_ONE if probabilities else _MAX)
+    if outside.any() or (probabilities and np.any(bits > _MINUS_ZERO)):
+        return False
     if rows is None:
         np.take(table, bits, out=out, mode="clip")  # without a mode, numpy buffers `out`
     else:
         out[present] = table[bits]
+    return True
 
 
 def _take(values: LabelOut, out: LabelOut, rows: Rows | None) -> None:
     if rows is None:
         np.copyto(out, values)
     else:
-        present = rows >= 0
-        out[present] = values[rows[present]]
+        present, sources = _present(rows, len(values))
+        out[present] = values[sources]
 
 
-def _not_finite(where: object) -> str:
-    return f"{where}: label holds NaN or infinity, which no label does; label the shard again"
+def _present(rows: Rows, of: int) -> tuple[npt.NDArray[np.bool_], Rows]:
+    """Which of `rows` are there, and those; checked as the kernels do it."""
+    present = rows >= 0
+    sources = rows[present]
+    if np.any((rows < -1) | (rows >= of)) or len(np.unique(sources)) != len(sources):
+        raise ValueError(f"rows are not rows of the {of} of the label, each once at most, or -1")
+    return present, sources
 
 
 @lru_cache(maxsize=64)

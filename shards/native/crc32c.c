@@ -81,9 +81,6 @@ void prepare_crc32c(void)
             table[k][i] = table[k - 1][i] >> 8 ^ table[0][table[k - 1][i] & 255];
 #ifdef X86_DISPATCH
     static const unsigned char zeros[STRETCH];
-    for (unsigned k = 0; k < 4; k++)
-        for (unsigned i = 0; i < 256; i++)
-            over_stretch[k][i] = 0;
     for (unsigned bit = 0; bit < 32; bit++) {
         uint32_t passed = update_by_table((uint32_t)1 << bit, zeros, STRETCH);
         for (unsigned i = 0; i < 256; i++)

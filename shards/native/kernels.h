@@ -28,13 +28,15 @@ typedef struct {
 } PcmOut;
 
 /* Where the rows of a label go, and the values that stand for its codes: of `value_bytes` each, 4 or 2. `places`: for
-   each row of the label the row of `memory` that it becomes, or -1; NULL: its own. */
+   each row of the label the row of `memory` that it becomes, or -1; NULL: its own. are_probabilities: of float16, those
+   within [0, 1] alone are values, else all that are finite. */
 typedef struct {
     unsigned char *memory;
     const unsigned char *table;
     size_t table_values;
     size_t value_bytes;
     const int32_t *places;
+    int are_probabilities;
 } LabelOut;
 
 /* Each `prepare` and `choose` once, before anything else. portable: without what only some processors have. */
@@ -50,14 +52,12 @@ int decode_flac(const unsigned char *bytes, size_t size, uint32_t sample_rate, u
 
 /* `differences`: the channels one after another. */
 void running_sum(const uint16_t *differences, unsigned channels, size_t samples, const PcmOut *out);
-/* `bytes`: little-endian int16, channels interleaved. */
-void interleaved(const unsigned char *bytes, unsigned channels, size_t samples, const PcmOut *out);
 void store_pcm(const int32_t *pcm, size_t samples, const PcmOut *out, unsigned channel, size_t at);
 
 /* 0: written; 1: the side stream is not what the tokens ask for; 2: runs leave their rows or the table. */
 int decode_runs(const unsigned char *tokens, size_t runs, const unsigned char *side, size_t stated, size_t jumps,
                 size_t rows, size_t frames, const LabelOut *out);
-/* 0: written; 1: a value is not finite. `bits`: little-endian; the table has 65,536 values. */
+/* Whether all that were wanted are values. `bits`: little-endian; the table has 65,536 values. */
 int look_up_float16(const unsigned char *bits, size_t rows, size_t columns, const LabelOut *out);
 int decode_packed(const unsigned char *high, const unsigned char *low, size_t rows, size_t columns,
                   const LabelOut *out);

@@ -1,4 +1,5 @@
-/* Labels: codes into a table of what the caller wants of each. Values are moved as bits, whatever they are. */
+/* Labels: codes into a table of what the caller wants of each, on little-endian processors. Values are moved as bits,
+   whatever they are. */
 #include "kernels.h"
 
 #include <string.h>
@@ -96,60 +97,87 @@ int decode_runs(const unsigned char *tokens, size_t runs, const unsigned char *s
                                  : runs_of(tokens, runs, side, stated, jumps, rows, frames, out, 2);
 }
 
-/* Returns whether it is not finite, in bit 15. */
-ALWAYS_INLINE unsigned look_up(unsigned bits, unsigned char *to, const unsigned char *table, size_t value_bytes)
+/* The places of float16 in the order of numbers: 0 is at 0, -0 at -1, infinities and NaN are at both ends. Either way
+   between a place and its bits is the same. */
+ALWAYS_INLINE int16_t turned(int16_t place_or_bits)
 {
-    if (value_bytes == 4)
-        memcpy(to, table + 4 * (size_t)bits, 4);
-    else
-        memcpy(to, table + 2 * (size_t)bits, 2);
-    return (bits & 0x7c00) + 0x400;
+    return (int16_t)(place_or_bits ^ (place_or_bits < 0 ? 0x7fff : 0));
 }
 
-ALWAYS_INLINE unsigned float16_row(const unsigned char *restrict from, unsigned char *restrict to, size_t columns,
-                                   const unsigned char *restrict table, size_t value_bytes)
+typedef struct {
+    int16_t lowest, highest;
+} Places;
+
+ALWAYS_INLINE void widen(Places *seen, int16_t place)
 {
-    unsigned infinite = 0;
-    for (size_t i = 0; i < columns; i++)
-        infinite |= look_up(from[2 * i] | (unsigned)from[2 * i + 1] << 8, to + i * value_bytes, table, value_bytes);
-    return infinite;
+    seen->lowest = place < seen->lowest ? place : seen->lowest;
+    seen->highest = place > seen->highest ? place : seen->highest;
+}
+
+static int are_values(Places seen, int are_probabilities)
+{
+    return are_probabilities ? seen.lowest >= -1 && seen.highest <= 0x3c00          /* -0, 1 */
+                             : seen.lowest >= -0x7c00 && seen.highest <= 0x7bff; /* -65504, 65504 */
+}
+
+ALWAYS_INLINE void look_up(int16_t bits, unsigned char *to, const unsigned char *table, size_t value_bytes)
+{
+    memcpy(to, table + (uint16_t)bits * value_bytes, value_bytes);
+}
+
+ALWAYS_INLINE void float16_row(const unsigned char *restrict from, unsigned char *restrict to, size_t columns,
+                               const unsigned char *restrict table, size_t value_bytes, Places *seen)
+{
+    int16_t bits;
+    Places here = *seen;
+    for (size_t i = 0; i < columns; i++) { /* a loop of its own, which the compiler makes one over eight at a time */
+        memcpy(&bits, from + 2 * i, 2);
+        widen(&here, turned(bits));
+    }
+    for (size_t i = 0; i < columns; i++) {
+        memcpy(&bits, from + 2 * i, 2);
+        look_up(bits, to + i * value_bytes, table, value_bytes);
+    }
+    *seen = here;
 }
 
 int look_up_float16(const unsigned char *bits, size_t rows, size_t columns, const LabelOut *out)
 {
-    unsigned infinite = 0;
-    for (size_t row = 0; row < rows; row++) {
-        const unsigned char *from = bits + 2 * row * columns;
+    Places seen = {0, 0};
+    for (size_t row = 0; row < rows; row++, bits += 2 * columns) {
         unsigned char *to = row_at(out, row, columns);
-        if (to)
-            infinite |= out->value_bytes == 4 ? float16_row(from, to, columns, out->table, 4)
-                                              : float16_row(from, to, columns, out->table, 2);
+        if (to && out->value_bytes == 4)
+            float16_row(bits, to, columns, out->table, 4, &seen);
+        else if (to)
+            float16_row(bits, to, columns, out->table, 2, &seen);
     }
-    return infinite >> 15 & 1;
+    return are_values(seen, out->are_probabilities);
 }
 
-ALWAYS_INLINE unsigned packed_row(const unsigned char *restrict high, const unsigned char *restrict low,
-                                  unsigned char *restrict to, size_t columns, const unsigned char *restrict table,
-                                  size_t value_bytes)
+ALWAYS_INLINE void packed_row(const unsigned char *restrict high, const unsigned char *restrict low,
+                              unsigned char *restrict to, size_t columns, const unsigned char *restrict table,
+                              size_t value_bytes, Places *seen)
 {
-    unsigned infinite = 0, ordered = 0x8000;
+    int16_t place = 0;
+    Places here = *seen;
     for (size_t i = 0; i < columns; i++) {
         unsigned zigzag = low[i] | (unsigned)high[i] << 8;
-        ordered += zigzag >> 1 ^ (0 - (zigzag & 1));
-        unsigned bits = (ordered >> 15 & 1 ? ordered ^ 0x8000 : ~ordered) & 0xffff;
-        infinite |= look_up(bits, to + i * value_bytes, table, value_bytes);
+        place = (int16_t)(place + (int)(zigzag >> 1 ^ (0 - (zigzag & 1))));
+        look_up(turned(place), to + i * value_bytes, table, value_bytes);
+        widen(&here, place);
     }
-    return infinite;
+    *seen = here;
 }
 
 int decode_packed(const unsigned char *high, const unsigned char *low, size_t rows, size_t columns, const LabelOut *out)
 {
-    unsigned infinite = 0;
+    Places seen = {0, 0};
     for (size_t row = 0; row < rows; row++, high += columns, low += columns) {
         unsigned char *to = row_at(out, row, columns);
-        if (to)
-            infinite |= out->value_bytes == 4 ? packed_row(high, low, to, columns, out->table, 4)
-                                              : packed_row(high, low, to, columns, out->table, 2);
+        if (to && out->value_bytes == 4)
+            packed_row(high, low, to, columns, out->table, 4, &seen);
+        else if (to)
+            packed_row(high, low, to, columns, out->table, 2, &seen);
     }
-    return infinite >> 15 & 1;
+    return are_values(seen, out->are_probabilities);
 }

@@ -9,7 +9,7 @@
 #include "kernels.h"
 
 /* Python code of version N of this file's functions refuses another's: an old build beside newer sources. */
-#define VERSION 1
+#define VERSION 2
 
 static int get_pcm_out(PyObject *array, Py_ssize_t channels, Py_ssize_t samples, Py_buffer *view, PcmOut *out)
 {
@@ -55,10 +55,11 @@ static int place_rows(PyObject *chosen, Py_ssize_t rows, LabelArguments *argumen
         return 1;
     if (PyObject_GetBuffer(chosen, &view, PyBUF_ND | PyBUF_FORMAT))
         return 0;
-    int fits = view.ndim == 1 && view.itemsize == 8 && view.format && strchr("lq", view.format[0]);
+    int fits = rows < INT32_MAX && view.ndim == 1 && view.itemsize == 8 && view.format &&
+               (!strcmp(view.format, "l") || !strcmp(view.format, "q")) && (uintptr_t)view.buf % 8 == 0;
     const int64_t *sources = view.buf;
-    int32_t *places = fits && rows < INT32_MAX ? PyMem_Malloc((size_t)(rows ? rows : 1) * sizeof *places) : NULL;
-    arguments->places = places;
+    int32_t *places = fits ? PyMem_Malloc((size_t)(rows ? rows : 1) * sizeof *places) : NULL;
+    arguments->out.places = arguments->places = places;
     if (places) {
         *out_rows = view.shape[0];
         fits = *out_rows < INT32_MAX;
@@ -74,19 +75,18 @@ static int place_rows(PyObject *chosen, Py_ssize_t rows, LabelArguments *argumen
         }
     }
     PyBuffer_Release(&view);
-    if (!places || !fits) {
+    if (!fits)
         PyErr_SetString(PyExc_ValueError, "rows are not int64 of rows of the label, each once at most, or -1");
-        return 0;
-    }
-    arguments->out.places = places;
-    return 1;
+    else if (!places)
+        PyErr_NoMemory();
+    return fits && places;
 }
 
 static int get_label_out(PyObject *table, PyObject *memory, PyObject *chosen, Py_ssize_t rows, Py_ssize_t columns,
                          LabelArguments *arguments)
 {
     memset(arguments, 0, sizeof *arguments);
-    if (rows < 0 || columns < 0 || (columns && rows > PY_SSIZE_T_MAX / 8 / columns)) {
+    if (rows < 0 || columns < 1 || rows > PY_SSIZE_T_MAX / 8 / columns) {
         PyErr_SetString(PyExc_ValueError, "no label has that many values");
         return 0;
     }
@@ -99,7 +99,7 @@ static int get_label_out(PyObject *table, PyObject *memory, PyObject *chosen, Py
     }
     Py_ssize_t bytes = arguments->table.itemsize;
     if ((bytes != 2 && bytes != 4) || arguments->memory.itemsize != bytes ||
-        (columns && out_rows > PY_SSIZE_T_MAX / 8 / columns) || arguments->memory.len != out_rows * columns * bytes ||
+        out_rows > PY_SSIZE_T_MAX / 8 / columns || arguments->memory.len != out_rows * columns * bytes ||
         (uintptr_t)arguments->memory.buf % (size_t)bytes) {
         PyErr_SetString(PyExc_ValueError, "out is not an array of rows of values as wide as those of the table");
         release_label_out(arguments);
@@ -188,13 +188,13 @@ static PyObject *py_flac(PyObject *module, PyObject *args)
     return PyBool_FromLong(decoded);
 }
 
-/* Both kinds of plain PCM: 2 bytes a value, and as many as `out` takes. */
-static PyObject *store_plain(PyObject *args, int is_interleaved)
+static PyObject *py_running_sum(PyObject *module, PyObject *args)
 {
     Py_buffer content, view;
     Py_ssize_t channels, samples;
     PyObject *array;
     PcmOut out;
+    (void)module;
     if (!PyArg_ParseTuple(args, "y*nnO", &content, &channels, &samples, &array))
         return NULL;
     if (!get_pcm_out(array, channels, samples, &view, &out)) {
@@ -202,13 +202,10 @@ static PyObject *store_plain(PyObject *args, int is_interleaved)
         return NULL;
     }
     int fits = channels > 0 && channels < 256 && samples <= content.len && content.len == 2 * channels * samples &&
-               (is_interleaved || (uintptr_t)content.buf % 2 == 0);
+               (uintptr_t)content.buf % 2 == 0;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        if (is_interleaved)
-            interleaved(content.buf, (unsigned)channels, (size_t)samples, &out);
-        else
-            running_sum(content.buf, (unsigned)channels, (size_t)samples, &out);
+        running_sum(content.buf, (unsigned)channels, (size_t)samples, &out);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&view);
@@ -216,18 +213,6 @@ static PyObject *store_plain(PyObject *args, int is_interleaved)
     if (!fits)
         return PyErr_Format(PyExc_ValueError, "values are not %zd times %zd of 16 bits", channels, samples);
     Py_RETURN_NONE;
-}
-
-static PyObject *py_running_sum(PyObject *module, PyObject *args)
-{
-    (void)module;
-    return store_plain(args, 0);
-}
-
-static PyObject *py_interleaved(PyObject *module, PyObject *args)
-{
-    (void)module;
-    return store_plain(args, 1);
 }
 
 static PyObject *py_runs(PyObject *module, PyObject *args)
@@ -262,15 +247,16 @@ static PyObject *py_float16(PyObject *module, PyObject *args)
     Py_ssize_t rows, columns;
     PyObject *table, *memory, *chosen;
     LabelArguments to;
-    int wrong = 0, fits = 0;
+    int fits = 0, are_values = 0, are_probabilities;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*nnOOO", &bits, &rows, &columns, &table, &memory, &chosen))
+    if (!PyArg_ParseTuple(args, "y*nnOOOp", &bits, &rows, &columns, &table, &memory, &chosen, &are_probabilities))
         return NULL;
     if (get_label_out(table, memory, chosen, rows, columns, &to)) {
+        to.out.are_probabilities = are_probabilities;
         fits = bits.len == 2 * rows * columns && to.out.table_values == 65536;
         if (fits) {
             Py_BEGIN_ALLOW_THREADS
-            wrong = look_up_float16(bits.buf, (size_t)rows, (size_t)columns, &to.out);
+            are_values = look_up_float16(bits.buf, (size_t)rows, (size_t)columns, &to.out);
             Py_END_ALLOW_THREADS
         } else {
             PyErr_SetString(PyExc_ValueError, "bits are not rows times columns of 16, or the table not for all of them");
@@ -278,7 +264,7 @@ static PyObject *py_float16(PyObject *module, PyObject *args)
         release_label_out(&to);
     }
     PyBuffer_Release(&bits);
-    return fits ? PyBool_FromLong(wrong) : NULL;
+    return fits ? PyBool_FromLong(are_values) : NULL;
 }
 
 static PyObject *py_packed(PyObject *module, PyObject *args)
@@ -287,15 +273,17 @@ static PyObject *py_packed(PyObject *module, PyObject *args)
     Py_ssize_t rows, columns;
     PyObject *table, *memory, *chosen;
     LabelArguments to;
-    int wrong = 0, fits = 0;
+    int fits = 0, are_values = 0, are_probabilities;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*y*nnOOO", &high, &low, &rows, &columns, &table, &memory, &chosen))
+    if (!PyArg_ParseTuple(args, "y*y*nnOOOp", &high, &low, &rows, &columns, &table, &memory, &chosen,
+                          &are_probabilities))
         return NULL;
     if (get_label_out(table, memory, chosen, rows, columns, &to)) {
+        to.out.are_probabilities = are_probabilities;
         fits = high.len == rows * columns && low.len == high.len && to.out.table_values == 65536;
         if (fits) {
             Py_BEGIN_ALLOW_THREADS
-            wrong = decode_packed(high.buf, low.buf, (size_t)rows, (size_t)columns, &to.out);
+            are_values = decode_packed(high.buf, low.buf, (size_t)rows, (size_t)columns, &to.out);
             Py_END_ALLOW_THREADS
         } else {
             PyErr_SetString(PyExc_ValueError, "planes are not rows times columns, or the table not for all of 16 bits");
@@ -304,7 +292,7 @@ static PyObject *py_packed(PyObject *module, PyObject *args)
     }
     PyBuffer_Release(&high);
     PyBuffer_Release(&low);
-    return fits ? PyBool_FromLong(wrong) : NULL;
+    return fits ? PyBool_FromLong(are_values) : NULL;
 }
 
 /* For tests, which run on one processor. */
@@ -325,7 +313,6 @@ static PyMethodDef methods[] = {
     {"read_crc32c", py_read_crc32c, METH_VARARGS, NULL},
     {"flac", py_flac, METH_VARARGS, NULL},
     {"running_sum", py_running_sum, METH_VARARGS, NULL},
-    {"interleaved", py_interleaved, METH_VARARGS, NULL},
     {"runs", py_runs, METH_VARARGS, NULL},
     {"float16", py_float16, METH_VARARGS, NULL},
     {"packed", py_packed, METH_VARARGS, NULL},
@@ -334,19 +321,19 @@ static PyMethodDef methods[] = {
 
 static int prepare(PyObject *module)
 {
-    prepare_crc32c();
-    prepare_flac();
+    static int is_prepared;
+    if (!is_prepared) { /* tables that other threads may be reading when it is imported again */
+        prepare_crc32c();
+        choose_crc32c(0);
+        prepare_flac_crc();
+        choose_flac(0);
+        is_prepared = 1;
+    }
     return PyModule_AddIntConstant(module, "VERSION", VERSION);
 }
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, prepare},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
     {0, NULL},
 };
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import Grid, GridRule, UsageError, event_frames, regrid, valid_frames
+from pipeline import Grid, GridRule, UsageError, regrid
 
 HOPS = st.one_of(
     st.sampled_from([Fraction(10), Fraction(40), Fraction(64), Fraction(100), Fraction(125, 2), Fraction(1000)]),
@@ -117,26 +117,12 @@ def test_the_mean_of_ones_is_one_and_no_mean_is_above_one(hop: Fraction, valid: 
 
 @given(hop=HOPS, samples=st.integers(0, 170_000), sample_rate=st.sampled_from([16_000, 24_000, 44_100]))
 @settings(max_examples=150, deadline=None)
-def test_valid_frames_are_those_that_begin_on_audio(hop: Fraction, samples: int, sample_rate: int) -> None:
+def test_frames_that_begin_on_audio_are_labelled(hop: Fraction, samples: int, sample_rate: int) -> None:
     grid = Grid(hop_ms=hop)
     length_ms = Fraction(samples * 1000, sample_rate)
-    valid = grid.valid_frames(samples, sample_rate)
-    assert valid == sum(frame * hop < length_ms for frame in range(grid.count))
-    assert Grid(hop_ms=40).valid_frames(samples, sample_rate) == valid_frames(samples, sample_rate)
+    on_audio = sum(frame * hop < length_ms for frame in range(grid.count))
     for hop_in in (40, 4000):
-        heard = math.ceil(length_ms / hop_in)
-        assert grid.labelled_frames(heard, hop_in) >= valid
-
-
-@given(hop=HOPS, onset=st.integers(-50, 10_050), length=st.integers(1, 3000))
-@settings(max_examples=150, deadline=None)
-def test_events_are_active_where_they_reach_into_a_frame(hop: Fraction, onset: int, length: int) -> None:
-    grid = Grid(hop_ms=hop)
-    first, last = grid.event_frames(np.array([onset], np.int32), np.array([onset + length], np.int32))
-    active = [t for t in range(grid.count) if t * hop < onset + length and (t + 1) * hop > onset]
-    assert list(range(int(first[0]), int(last[0]))) == active
-    on_40 = Grid(hop_ms=40).event_frames(np.array([onset], np.int32), np.array([onset + length], np.int32))
-    assert tuple(int(border[0]) for border in on_40) == event_frames(onset, onset + length)
+        assert grid.labelled_frames(math.ceil(length_ms / hop_in), hop_in) >= on_audio
 
 
 def test_what_a_grid_is_given_by() -> None:

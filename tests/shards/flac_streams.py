@@ -14,7 +14,7 @@ class Choices:
     """What a stream is made of, drawn from `rng` for every frame, subframe and partition."""
 
     rng: np.random.Generator
-    damage: bool = False  # flip bits within frames and seal them again
+    damage: bool = False  # flip bits within frames and their headers and seal them again
 
     def one(self, *options):
         return options[self.rng.integers(len(options))]
@@ -29,14 +29,14 @@ def crc(content: bytes, width: int, polynomial: int) -> int:
     return value & ((1 << width) - 1)
 
 
-def encode(pcm: np.ndarray, rate: int, choices: Choices, max_block: int = 700) -> bytes:
-    """Int16 [channels, n] -> FLAC with blocks of random sizes."""
+def encode(pcm: np.ndarray, rate: int, choices: Choices, max_block: int = 700, number: int = 0) -> bytes:
+    """Int16 [channels, n] -> FLAC with blocks of random sizes. number: that the first sample says it has."""
     channels, samples = pcm.shape
     frames, at = [], 0
     while at < samples:
         block = int(choices.one(16, 192, 256, 512, 576, int(choices.rng.integers(17, max_block))))
         block = min(block, samples - at)
-        frames.append(_frame(pcm[:, at : at + block].astype(int), rate, at, choices))
+        frames.append(_frame(pcm[:, at : at + block].astype(int), rate, number + at, choices))
         at += block
     info = _bits((16, 16), (max_block, 16), (0, 24), (0, 24), (rate, 20), (channels - 1, 3), (15, 5), (samples, 36))
     blocks = [b"\x00\x00\x00\x22" + _pack(info) + bytes(16)]
@@ -66,13 +66,18 @@ def _frame(pcm: np.ndarray, rate: int, first_sample: int, choices: Choices) -> b
     head += _bits((choices.one(0, 4), 3), (0, 1)) + _number(first_sample)
     head += {6: _bits((block - 1, 8)), 7: _bits((block - 1, 16))}.get(block_code, "")
     head += {12: _bits((rate // 1000, 8)), 13: _bits((rate, 16)), 14: _bits((rate // 10, 16))}.get(rate_code, "")
-    head_bytes = _pack(head)
-    head_bytes += bytes([crc(head_bytes, 8, 0x107)])
-    body = bytearray(_pack("".join(_subframe(row, width, choices) for row, width in zip(rows, widths, strict=True))))
-    if choices.damage and choices.one(True, False):
-        body[choices.rng.integers(len(body))] ^= 1 << choices.rng.integers(8)
-    content = head_bytes + bytes(body)
+    body = _pack("".join(_subframe(row, width, choices) for row, width in zip(rows, widths, strict=True)))
+    head_bytes = _damaged(_pack(head), choices)
+    content = head_bytes + bytes([crc(head_bytes, 8, 0x107)]) + _damaged(body, choices)
     return content + crc(content, 16, 0x18005).to_bytes(2, "big")
+
+
+def _damaged(content: bytes, choices: Choices) -> bytes:
+    if not choices.damage or choices.one(True, False, False):
+        return content
+    changed = bytearray(content)
+    changed[choices.rng.integers(len(changed))] ^= 1 << choices.rng.integers(8)
+    return bytes(changed)
 
 
 def _subframe(row: np.ndarray, width: int, choices: Choices) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from shards import Batch, Dataset, MixedLoader, Source
-from shards.loader._order import permutation
+from shards.loader.order._order import permutation
 from tests.shards.small_dataset import VOCABULARY, BruteForce, write_split
 
 CLIPS = {"weak": 23, "strong": 14}
@@ -56,7 +56,8 @@ def assert_equal(batch: Batch, brute: dict[str, BruteForce]) -> None:
         assert batch.valid_frames[place] == row["valid_frames"]
         for name in batch.targets:
             assert batch.targets[name].dtype == batch.weight[name].dtype == torch.float32
-            np.testing.assert_array_equal(batch.weight[name][place].numpy(), row[f"{name}.weight"], err_msg=name)
+            weight = batch.weight[name][place].expand(batch.targets[name][place].shape)
+            np.testing.assert_array_equal(weight.numpy(), row[f"{name}.weight"], err_msg=name)
             got = batch.targets[name][place].numpy()
             np.testing.assert_allclose(got, row[name], rtol=1e-6, atol=1e-7, err_msg=f"{name} of {key}")
 

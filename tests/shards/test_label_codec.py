@@ -266,7 +266,6 @@ def test_what_cannot_be_stored_is_refused():
             with pytest.raises(LabelRefused) as refused:
                 encode_label(bad, shape=(3, 4), kind="logit", codec=codec)
             assert refused.value.reason == "not_finite"
-    for codec in LOSSY:
         for value in (-1e-6, 1.0001):
             with pytest.raises(LabelRefused, match="outside"):
                 encode_label(good + np.float32(value), shape=(3, 4), kind="probability", codec=codec)

@@ -71,6 +71,14 @@ def test_every_truncation_and_anything_behind_is_refused(codec):
             checked(content + more, codec)
 
 
+@pytest.mark.parametrize("shape", ["1 2", "1, ", ", ,", "30,,60", "30 60", "", "9" * 5_000, "1, " * 300])
+def test_npy_with_a_shape_that_is_none_is_refused(shape):
+    content = MEMBERS["npy"].replace(b"(30, 60)", f"({shape})".encode())
+    assert content != MEMBERS["npy"]
+    with pytest.raises(FormatError, match="float16 .npy"):
+        decode_label(content)
+
+
 @pytest.mark.parametrize("codec", LABEL_CODECS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())

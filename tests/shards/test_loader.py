@@ -4,14 +4,15 @@ import copy
 import json
 import logging
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import AudioSpec, TargetSpec, UsageError, hard_table, write_hard
-from shards import AudioShardWriter, Dataset, LabelShardWriter, MixedLoader, Source, evaluation_batches
+from pipeline import Grid, TargetSpec, UsageError
+from shards import Balanced, Batch, BlockShuffle, Dataset, LabelShardWriter, MixedLoader, Source, evaluation_batches
 from tests.shards.mixing import CLIPS, assert_equal, assert_same, expected_keys, loader_of, make_mix
 from tests.shards.small_dataset import SPEC, VOCABULARY, BruteForce, write_split
 
@@ -87,7 +88,7 @@ def test_time_major_labels_and_labels_of_the_same_classes_come_out_class_major(t
         wanted[:, :frames] = 1 / (1 + np.exp(-logits[clip, :, :frames].astype(np.float64)))
         for name in axes_of:
             np.testing.assert_allclose(batch.targets[name][clip].numpy(), wanted, rtol=2e-6, atol=1e-37)
-            assert batch.weight[name][clip].sum() == len(VOCABULARY) * frames
+            assert batch.weight[name][clip].expand(len(VOCABULARY), 250).sum() == len(VOCABULARY) * frames
 
 
 @given(
@@ -130,9 +131,18 @@ def test_ranks_share_out_the_global_batch(
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_batches_do_not_depend_on_workers(made: tuple[Path, dict[str, BruteForce]], workers: int) -> None:
-    for one, other in zip(loader_of(made[0], workers=0), loader_of(made[0], workers=workers), strict=True):
+@pytest.mark.parametrize("prefetch", [1, 4])
+def test_batches_do_not_depend_on_how_they_are_made(
+    made: tuple[Path, dict[str, BruteForce]], workers: int, prefetch: int
+) -> None:
+    loader = loader_of(made[0], workers=workers, prefetch=prefetch, pin_memory=True)
+    for one, other in zip(loader_of(made[0], workers=0), loader, strict=True):
         assert_same(one, other)
+
+
+def test_compact_batches_expand_to_the_same(made: tuple[Path, dict[str, BruteForce]]) -> None:
+    for one, other in zip(loader_of(made[0]), loader_of(made[0], compact=True), strict=True):
+        assert_same(one, other.expand())  # type: ignore[attr-defined]
 
 
 @given(stop=st.integers(0, 9), world_size=st.sampled_from([1, 2]), workers=st.sampled_from([0, 3]))
@@ -183,20 +193,91 @@ def test_a_run_resumes_in_the_middle_on_other_ranks_and_workers(
             assert_same(one, other)
 
 
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_any_run_resumes_anywhere_in_any_world(made: tuple[Path, dict[str, BruteForce]], data: st.DataObject) -> None:
+    """The global batches after a stop are those of an uninterrupted run, whoever reads on."""
+
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
+    unit = draw(1, 3), draw(1, 2)
+    factor = data.draw(st.sampled_from([1, 2, 4]))  # of the global batch to the smallest one
+    length, seed, stop = draw(1, 5), draw(0, 2**31), draw(0, 12)
+    whole = {"weak": unit[0] * factor, "strong": unit[1] * factor}
+
+    def rank_of(world_size: int, rank: int, workers: int) -> MixedLoader:
+        return loader_of(
+            made[0],
+            *unit,
+            sum(unit) * factor // world_size,
+            seed=seed,
+            batches_per_epoch=length,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            prefetch=draw(1, 3),
+            hard=("hard_weak",),
+        )
+
+    worlds = [world for world in (1, 2, 4) if factor % world == 0]
+    world = data.draw(st.sampled_from(worlds))
+    first = rank_of(world, draw(0, world - 1), draw(0, 3))
+    first.set_epoch(stop // length)
+    for _, _ in zip(range(stop % length), first, strict=False):
+        pass
+    state = json.loads(json.dumps(first.state_dict()))
+    world = data.draw(st.sampled_from(worlds))
+    parts: list[list[Batch]] = []
+    for rank in range(world):
+        resumed = rank_of(world, rank, draw(0, 3))
+        resumed.load_state_dict(state)
+        parts.append([*resumed, *resumed])  # the rest of the epoch, and the next one
+    steps = range(stop, (stop // length + 2) * length)
+    assert [len(part) for part in parts] == [len(steps)] * world
+    for place, step in enumerate(steps):
+        wanted = expected_keys(step, whole, seed=seed)
+        for split in whole:
+            got = [
+                key
+                for part in parts
+                for name, key in zip(part[place].source, part[place].key, strict=True)
+                if name == split
+            ]
+            assert got == [key for name, key in wanted if name == split]
+
+
 def test_state_is_few_integers_and_refuses_another_run(made: tuple[Path, dict[str, BruteForce]]) -> None:
     loader = loader_of(made[0])
     state = json.loads(json.dumps(loader.state_dict()))
-    assert set(state) == {"version", "epoch", "step", "seed", "batches_per_epoch", "clips_per_step", "data"}
+    places = {"version", "epoch", "step", "seed", "batches_per_epoch"}
+    assert set(state) == places | {"clips_per_step", "orders", "targets", "data"}
+    assert all(isinstance(state[name], int) for name in places)
+    assert state["orders"] == {"weak": "shuffled", "strong": "shuffled"}
     loader.load_state_dict(state)
+    for damaged in ({"step": 8}, {"step": -1}, {"epoch": -1}, {"epoch": None}, {"step": "2"}):
+        with pytest.raises(UsageError, match="needs numbers as state_dict gives them"):
+            loader.load_state_dict({**state, **damaged})
     for other, named in (
         (loader_of(made[0], seed=1), "seed"),
         (loader_of(made[0], batches_per_epoch=3), "batches_per_epoch"),
         (loader_of(made[0], batch_size=10), "clips_per_step"),
         (loader_of(made[0], 2, 3, batches_per_epoch=8), "clips_per_step"),
         (MixedLoader([Source(made[0], "weak", share=1)], 5, vocabulary=VOCABULARY), "data"),
+        (loader_of(made[0], temperature=2.0), "targets"),
+        (loader_of(made[0], hard=("hard_weak",)), "targets"),
+        (loader_of(made[0], grid=Grid(hop_ms=80)), "targets"),
+        (MixedLoader([Source(made[0], "weak", share=1, order=BlockShuffle(2))], 5, vocabulary=VOCABULARY), "orders"),
     ):
         with pytest.raises(UsageError, match=f"another run: .*{named} is"):
             other.load_state_dict(state)
+
+
+def test_an_epoch_of_the_published_recipe_is_as_many_draws(made: tuple[Path, dict[str, BruteForce]]) -> None:
+    order = Balanced(by="weak", replacement=False, draws=20)
+    for share, batches in ((4, 5), (2, 10)):
+        source = Source(made[0], "weak", share=1, order=order)
+        assert len(MixedLoader([source], share, vocabulary=VOCABULARY)) == batches
 
 
 def test_an_epoch_after_a_break_starts_again_and_after_its_end_goes_on(
@@ -250,7 +331,9 @@ def test_one_split_twice_under_two_names(made: tuple[Path, dict[str, BruteForce]
         ({"batch_size": 6}, r"nearest: batch_size 5 or 10 with these shares, or shares 4 : 2 with this batch_size"),
         ({"rank": 2, "world_size": 2}, "ranks are 0 to world_size - 1"),
         ({"workers": -1}, "workers is -1"),
-        ({"batches_per_epoch": 0}, "batches_per_epoch 0"),
+        ({"batches_per_epoch": 0}, "batches_per_epoch is 0"),
+        ({"prefetch": 0}, "prefetch 0"),
+        ({"max_replaced": 1.0}, "max_replaced is 1.0"),
         ({"world_size": 8}, "source weak has 23 clips, less than its share of 24 in one batch over 8 ranks"),
     ],
 )
@@ -259,19 +342,6 @@ def test_what_cannot_be_mixed_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         loader_of(made[0], **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("spec", [AudioSpec(clip_ms=20_000), AudioSpec(layout="foa")])
-def test_audio_that_the_grid_does_not_hold_is_refused(tmp_path: Path, spec: AudioSpec) -> None:
-    dataset = Dataset.create(tmp_path / "data", keys="path")
-    with AudioShardWriter(dataset.audio_folder("weak", spec.name), 0, spec=spec, provenance={}) as writer:
-        writer.add("a_0", np.ones((4, 640) if spec.channels == 4 else 640, np.int16), origin="pcm")
-        writer.commit()
-    write_hard(dataset.hard_path("weak"), hard_table(["a_0"]))
-    with pytest.raises(
-        UsageError, match=f"sources s have audio {spec.name}, the loader needs mono of at most 10000 ms"
-    ):
-        MixedLoader([Source(dataset, "weak", share=1, audio=spec.name, name="s")], 1, vocabulary=VOCABULARY)
 
 
 def test_coverage_is_told(made: tuple[Path, dict[str, BruteForce]], caplog: pytest.LogCaptureFixture) -> None:
@@ -301,3 +371,25 @@ def test_evaluation_reads_every_clip_once_in_key_order(
     assert batch.source == ["eval"] * 3
     with pytest.raises(UsageError, match="batch_size is 0"):
         evaluation_batches(root, "weak", 0, vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_metrics_tell_what_was_delivered_and_how_long_it_took(
+    made: tuple[Path, dict[str, BruteForce]], workers: int
+) -> None:
+    loader = loader_of(made[0], workers=workers)
+    assert loader.metrics.clips_per_source == {"weak": 0, "strong": 0}
+    began = perf_counter()
+    for number, _ in enumerate(loader, start=1):
+        told = loader.metrics
+        assert (told.batches, told.clips) == (number, 5 * number)
+        assert told.clips_per_source == {"weak": 3 * number, "strong": 2 * number}
+        assert 0 <= told.ready <= 2
+    took = perf_counter() - began
+    told = loader.metrics
+    assert 0 < told.wait_s < took
+    stages = (told.read_s, told.audio_s, told.labels_s)
+    assert all(seconds > 0 for seconds in stages)
+    assert sum(stages) < took * max(1, workers)
+    assert str(told).startswith("8 batches, 40 clips (weak 24, strong 16); waited ")
+    assert "\n" not in str(told)

@@ -69,6 +69,20 @@ def test_mixing_targets_is_mixing_losses():
         assert float(weighted_bce(logits, target, weight)) == pytest.approx(float(mixture), rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 5), (3, 4, 1), (3, 1, 1), (3, 1), (3, 4)])
+def test_a_weight_for_many_cells_is_that_of_each(shape):
+    logits, target, _ = random_case(1, (3, 4, 5), 3)
+    weight = (1.5 * torch.rand(shape, generator=torch.Generator().manual_seed(2)) - 0.5).clamp(0, 1)
+    weight[0] = 0
+    full = weight.reshape(*shape, *(1,) * (3 - len(shape))).expand(3, 4, 5)
+    logits.requires_grad_()
+    small, large = (weighted_bce(logits, target, each) for each in (weight, full.clone()))
+    assert small.item() == pytest.approx(large.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(each, logits)[0] for each in (small, large)]
+    torch.testing.assert_close(*gradients)
+    assert weighted_bce_sums(logits, target, weight)[1] == (full.amax(dim=(1, 2)) > 0).sum()
+
+
 def test_an_absent_label_neither_teaches_nor_dilutes():
     logits, target, _ = random_case(0, (2, 3, 5), 3)
     logits.requires_grad_()
@@ -88,7 +102,10 @@ def test_no_label_at_all_is_zero_with_zero_gradient():
     assert torch.equal(logits.grad, torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize(("target", "weight"), [((2, 4), (2,)), ((2, 3), (3,)), ((2, 3), ()), ((2, 3), (2, 1))])
+@pytest.mark.parametrize(
+    ("target", "weight"),
+    [((2, 4), (2,)), ((2, 3), (3,)), ((2, 3), ()), ((2, 3), (2, 2)), ((2, 3), (1, 3)), ((2, 3), (2, 3, 1))],
+)
 def test_refuses_shapes_that_do_not_fit(target, weight):
     with pytest.raises(UsageError, match="equal shapes"):
         weighted_bce(torch.zeros(2, 3), torch.zeros(target), torch.ones(weight))

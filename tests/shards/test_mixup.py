@@ -1,5 +1,6 @@
 """Mixup against the two losses it stands for, in float64, and against a plan read back from what it did."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,11 +10,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline import UsageError
-from shards import Batch, mixup
-from shards.loader._mixup import _mix
+from shards import MIXUP_PRESETS, Batch, MixPlan, mix_features, mix_plan, mixup
 
-SHAPES = {"clip": (5,), "frame": (5, 7), "hard_strong": (5, 7), "one weight a class": (5, 7)}
-WEIGHT_SHAPES = {**SHAPES, "one weight a class": (5, 1)}
+SHAPES = {
+    "clip": (5,),
+    "frame": (5, 7),
+    "hard_strong": (5, 7),
+    "a weight a class": (5, 7),
+    "a weight a frame": (5, 7),
+    "a weight a clip": (5, 7),
+}
+# Of one clip; weights need the leading axes of the target only.
+WEIGHT_SHAPES = {**SHAPES, "a weight a class": (5,), "a weight a frame": (1, 7), "a weight a clip": ()}
 
 
 def random_batch(
@@ -28,16 +36,23 @@ def random_batch(
     weight = {name: random(clips, *shape) for name, shape in WEIGHT_SHAPES.items()}
     weight = weight if fractional else {name: values.round() for name, values in weight.items()}
     weight["hard_strong"][::2] = 0
-    targets = {name: random(clips, *shape) * (weight[name] > 0) for name, shape in SHAPES.items()}
-    weight["one weight a class"] = weight["one weight a class"][..., 0]
+    frames = torch.randint(1, 8, (clips,), generator=generator)
+    weight["a weight a frame"] *= torch.arange(7) < frames[:, None, None]
+    targets = {
+        name: random(clips, *shape) * (like_target(weight[name], 1 + len(shape)) > 0) for name, shape in SHAPES.items()
+    }
     return Batch(
         waveform=random(clips, 640) - 0.3,
         targets=targets,
         weight=weight,
-        valid_frames=torch.randint(1, 8, (clips,), generator=generator),
+        valid_frames=frames,
         source=[f"s{i * sources // clips}" for i in range(clips)],
         key=[f"clip{i}" for i in range(clips)],
     )
+
+
+def like_target(weight: torch.Tensor, axes: int) -> torch.Tensor:
+    return weight.reshape(*weight.shape, *(1,) * (axes - weight.dim()))
 
 
 def plan_of(before: Batch, after: Batch) -> list[tuple[int, float]]:
@@ -64,8 +79,11 @@ def seeded(seed: int) -> torch.Generator:
 
 def bce(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> float:
     """Sum of weighted BCE over all cells of one clip."""
-    weight = weight.reshape(*weight.shape, *(1,) * (target.dim() - weight.dim()))
-    return (weight * binary_cross_entropy_with_logits(logits, target, reduction="none")).sum().item()
+    return (
+        (like_target(weight, target.dim()) * binary_cross_entropy_with_logits(logits, target, reduction="none"))
+        .sum()
+        .item()
+    )
 
 
 @given(seed=st.integers(0, 10**6), clips=st.integers(2, 7), fractional=st.booleans())
@@ -83,7 +101,7 @@ def test_the_mixed_loss_is_the_mixture_of_the_losses(seed: int, clips: int, frac
             assert mixed == pytest.approx(share * one + (1 - share) * other, rel=1e-9, abs=1e-9)
             absent = (before.weight[name][clip] == 0) & (before.weight[name][partner] == 0)
             assert torch.equal(after.weight[name][clip] == 0, absent)
-            assert not after.targets[name][clip][absent].any()
+            assert not (after.targets[name][clip] * like_target(absent, len(SHAPES[name]))).any()
             assert after.targets[name].isfinite().all()
         assert after.valid_frames[clip] == max(before.valid_frames[clip], before.valid_frames[partner])
 
@@ -97,7 +115,8 @@ def test_one_mixture_by_hand() -> None:
         source=["a", "a"],
         key=["one", "two"],
     )
-    mixed = _mix(batch, torch.tensor([0]), torch.tensor([1]), torch.tensor([0.75], dtype=torch.float64))
+    plan = MixPlan(partner=torch.tensor([1, 1]), share=torch.tensor([0.75, 1.0], dtype=torch.float64))
+    mixed = plan.mix(batch)
     assert mixed.waveform.tolist() == [[-1.25, 1.25], [0.0, 4.0]]
     assert mixed.weight["t"].tolist() == [[1.0, 0.25, 0.75, 0.0], [1.0, 1.0, 0.0, 0.0]]
     assert mixed.targets["t"].tolist() == [[0.625, 0.75, 0.25, 0.0], [1.0, 0.75, 0.0, 0.0]]
@@ -183,7 +202,118 @@ def test_lambda_is_distributed_as_published(alpha: float, symmetric: bool, quant
         assert (shares <= x).double().mean().item() == pytest.approx(quantile(x), abs=0.06)
 
 
-@pytest.mark.parametrize("options", [{"probability": 1.5}, {"alpha": 0.0}, {"partners": "anywhere"}])
+def test_a_frame_that_one_of_the_clips_has_teaches_with_its_share_of_the_weight() -> None:
+    before = random_batch(2, sources=1, dtype=torch.float32)
+    before.weight["a weight a frame"] = (torch.arange(7) < torch.tensor([3, 5])[:, None])[:, None].float()
+    before.targets["a weight a frame"] = torch.rand(2, 5, 7, generator=seeded(0))
+    plan = MixPlan(partner=torch.tensor([1, 1]), share=torch.tensor([0.25, 1.0], dtype=torch.float64))
+    after = plan.mix(before)
+    assert after.weight["a weight a frame"][0, 0].tolist() == [1, 1, 1, 0.75, 0.75, 0, 0]
+    assert torch.equal(after.targets["a weight a frame"][0, :, 3:5], before.targets["a weight a frame"][1, :, 3:5])
+    assert torch.equal(after.targets["a weight a frame"][0, :, 5:], before.targets["a weight a frame"][0, :, 5:])
+    assert {name: weight.shape for name, weight in after.weight.items()} == {
+        name: weight.shape for name, weight in before.weight.items()
+    }
+
+
+def test_tracks_stand_side_by_side_with_the_weights_they_had() -> None:
+    batch = random_batch(3, sources=1, dtype=torch.float32)
+    vectors = torch.rand(3, 4, 2, 3)  # time, track, xyz
+    for weight in (torch.tensor([1.0, 0.5, 1.0]), (torch.rand(3, 4, 1, 1) > 0.3).float()):
+        before = Batch(
+            waveform=batch.waveform,
+            targets={"doa": vectors},
+            weight={"doa": weight},
+            valid_frames=batch.valid_frames,
+            source=batch.source,
+            key=batch.key,
+            axes={"doa": ("time", "track", "xyz")},
+        )
+        plan = MixPlan(partner=torch.tensor([1, 1, 0]), share=torch.tensor([0.6, 1.0, 0.9], dtype=torch.float64))
+        after = plan.mix(before)
+        assert after.targets["doa"].shape == (3, 4, 4, 3)
+        assert torch.equal(after.targets["doa"][:, :, :2], vectors)
+        assert torch.equal(after.targets["doa"][[0, 2], :, 2:], vectors[[1, 0]])
+        assert not after.targets["doa"][1, :, 2:].any()
+        full = like_target(weight, 4).expand(3, -1, 2, 1)
+        assert after.weight["doa"].shape == (3, full.shape[1], 4, 1)
+        assert torch.equal(after.weight["doa"][:, :, :2], full)
+        assert torch.equal(after.weight["doa"][[0, 2], :, 2:], full[[1, 0]])
+        assert not after.weight["doa"][1, :, 2:].any()
+        assert after.axes == before.axes
+
+
+def test_each_channel_loses_its_own_mean() -> None:
+    before = random_batch(2, sources=1)
+    foa = Batch(**{**vars(before), "waveform": torch.rand(2, 4, 640, dtype=torch.float64)})
+    plan = MixPlan(partner=torch.tensor([1, 0]), share=torch.tensor([0.7, 0.8], dtype=torch.float64))
+    for channel in range(4):
+        alone = plan.mix(Batch(**{**vars(before), "waveform": foa.waveform[:, channel]}))
+        torch.testing.assert_close(plan.mix(foa).waveform[:, channel], alone.waveform)
+
+
+def test_features_and_targets_are_mixed_by_one_plan() -> None:
+    before = random_batch(8)
+    plan = mix_plan(before, generator=seeded(5), probability=0.7)
+    both = mixup(before, generator=seeded(5), probability=0.7)
+    mels = torch.rand(8, 3, 11, generator=seeded(6))
+    mixed = mix_features(mels, plan)
+    for clip, (partner, share) in enumerate(plan_of(before, both)):
+        assert plan.partner[clip] == partner
+        assert plan.share[clip].item() == pytest.approx(share)
+        torch.testing.assert_close(mixed[clip], share * mels[clip] + (1 - share) * mels[partner])
+    targets = plan.targets(before)
+    assert targets.waveform is before.waveform
+    assert all(torch.equal(targets.targets[name], both.targets[name]) for name in SHAPES)
+    assert all(torch.equal(targets.weight[name], both.weight[name]) for name in SHAPES)
+    assert torch.equal(targets.valid_frames, both.valid_frames)
+    by_names = mix_plan(before.source, generator=seeded(5), probability=0.7)
+    assert torch.equal(by_names.partner, plan.partner)
+    assert torch.equal(by_names.share, plan.share)
+    with pytest.raises(UsageError, match="8 clips got 7"):
+        mix_features(mels[:7], plan)
+
+
+def test_only_the_sources_named_are_mixed_and_with_each_other() -> None:
+    source = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
+    for partners in ("within", "across"):
+        plan = mix_plan(source, generator=seeded(0), probability=1, partners=partners, only=("a", "c"))
+        taking_part = [*range(6), *range(12, 18)]
+        assert plan.partner[6:12].tolist() == [*range(6, 12)]
+        assert plan.share[6:12].tolist() == [1.0] * 6
+        assert sorted(plan.partner[taking_part].tolist()) == taking_part
+        crossed = sum(source[clip] != source[plan.partner[clip]] for clip in range(18))
+        assert crossed == 0 if partners == "within" else crossed > 2
+    assert mix_plan(source, generator=seeded(0), only="a").partner[6:].tolist() == [*range(6, 18)]
+
+
+def mean_of_beta(alpha: float, beta: float, symmetric: bool) -> float:
+    """E[b], or E[max(b, 1 - b)] = 1/2 + E|b - 1/2| = 1/2 + 4^-a / (a B(a, a)) for alpha = beta = a."""
+    if not symmetric:
+        return alpha / (alpha + beta)
+    assert alpha == beta
+    return 0.5 + 4**-alpha / (alpha * math.gamma(alpha) ** 2 / math.gamma(2 * alpha))
+
+
+@pytest.mark.parametrize(
+    ("name", "probability", "mean"),
+    [
+        ("waveform", 0.5, mean_of_beta(2, 2, True)),
+        ("mel_strong", 0.3, mean_of_beta(0.2, 0.2, False)),
+        ("mel_50_50_strong", 0.3, mean_of_beta(0.3, 0.2, False)),
+        ("mel_50_50_weak", 1.0, mean_of_beta(0.3, 0.3, True)),
+    ],
+)
+def test_presets_are_the_published_ones(name: str, probability: float, mean: float) -> None:
+    plan = mix_plan(["s"] * 20_000, generator=seeded(1), **MIXUP_PRESETS[name])
+    mixed = plan.partner != torch.arange(20_000)
+    assert mixed.double().mean().item() == pytest.approx(probability, abs=0.015)
+    assert plan.share[mixed].mean().item() == pytest.approx(mean, abs=0.015)
+    if MIXUP_PRESETS[name]["symmetric"]:
+        assert plan.share[mixed].min() >= 0.5
+
+
+@pytest.mark.parametrize("options", [{"probability": 1.5}, {"alpha": 0.0}, {"beta": 0.0}, {"partners": "anywhere"}])
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="mixup got"):
         mixup(random_batch(2), generator=seeded(0), **options)  # type: ignore[arg-type]

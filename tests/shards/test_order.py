@@ -1,6 +1,7 @@
 """The order against a Philox written out here and against brute force over whole epochs."""
 
 import hashlib
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import UsageError
-from shards.loader._order import clip_at, draws, exact_shares, permutation
+from shards import Balanced, BlockShuffle, Shuffled
+from shards.loader.join._join import JoinedSource
+from shards.loader.order._order import OrderRule, check_share, draws, exact_shares, permutation
+from tests.shards.joined_examples import source_of
 
 _MASK = 2**64 - 1
 
@@ -30,11 +34,14 @@ def philox_words(key: int, count: int) -> list[int]:
     return words[:count]
 
 
+def philox_key(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+
 @given(clips=st.integers(1, 60), seed=st.integers(0, 2**40), source=st.text(max_size=5), pass_number=st.integers(0, 9))
 @settings(max_examples=50, deadline=None)
 def test_permutation_is_the_argsort_of_philox_words(clips: int, seed: int, source: str, pass_number: int) -> None:
-    key = int.from_bytes(hashlib.sha256(f"{seed}\n{source}\n{pass_number}".encode()).digest()[:16], "little")
-    words = philox_words(key, clips)
+    words = philox_words(philox_key(f"{seed}\n{source}\n{pass_number}"), clips)
     expected = sorted(range(clips), key=lambda clip: words[clip])
     assert permutation(clips, seed, source, pass_number).tolist() == expected
 
@@ -66,7 +73,7 @@ def test_every_pass_sees_every_clip_once(clips: int, share: int, world_size: int
         for draw in draws(step, share=share, rank=rank, world_size=world_size)
     ]
     assert taken == list(range(steps * share * world_size))
-    order = [clip_at(draw, clips=clips, seed=seed, source="s") for draw in taken]
+    order = Shuffled().of(source_of(clips), seed).clips(range(len(taken))).tolist()
     for start in range(0, len(order) - clips + 1, clips):
         assert sorted(order[start : start + clips]) == list(range(clips))
     counts = Counter(order)
@@ -139,6 +146,73 @@ def test_a_third_written_as_a_float_is_a_third() -> None:
     assert exact_shares({"a": 0.1, "b": 0.9}, 50) == {"a": 5, "b": 45}
 
 
-def test_the_cached_order_cannot_be_written_to() -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        permutation(5, 0, "x", 0)[0] = np.int64(3)
+RULES: list[OrderRule] = [
+    Shuffled(),
+    BlockShuffle(2),
+    Balanced(by="weak"),
+    Balanced(by="weak", replacement=False, draws=11),
+]
+
+
+def world(clips: int = 23) -> JoinedSource:
+    """Clips in six shards, all with weak labels."""
+    return source_of(clips, shard=[clip % 6 for clip in range(clips)], weak={i: ["abc"[i % 3]] for i in range(clips)})
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(start=st.integers(0, 200), count=st.integers(0, 60), stride=st.integers(1, 40), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_a_draw_is_the_same_clip_however_it_is_asked_for(
+    rule: OrderRule, start: int, count: int, stride: int, seed: int
+) -> None:
+    asked = range(start, start + count * stride, stride)
+    order = rule.of(world(), seed)
+    clips = order.clips(asked)
+    assert clips.dtype == np.int64
+    assert clips.tolist() == [int(rule.of(world(), seed).clips(range(draw, draw + 1))[0]) for draw in asked]
+    assert order.clips(asked[::-1]).tolist() == clips.tolist()[::-1]
+    assert pickle.loads(pickle.dumps(order)).clips(asked).tolist() == clips.tolist()
+    clips[:] = -1
+    assert count == 0 or order.clips(asked).min() >= 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(steps=st.integers(1, 12), share=st.integers(1, 3), stop=st.integers(0, 12), seed=st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_ranks_partition_the_global_batch_and_a_run_resumes_on_others(
+    rule: OrderRule, steps: int, share: int, stop: int, seed: int
+) -> None:
+    """4 ranks up to step `stop`, then 2 of twice the share, then 1: the global sequence is that of one rank alone."""
+    alone = rule.of(world(), seed).clips(range(steps * 4 * share)).tolist()
+    got: list[int] = []
+    for step in range(steps):
+        ranks = 4 if step < stop else 2 if step < stop + 2 else 1
+        for rank in range(ranks):
+            part = draws(step, share=share * 4 // ranks, rank=rank, world_size=ranks)
+            got += rule.of(world(), seed).clips(part).tolist()
+    assert got == alone
+
+
+def test_orders_differ_by_source_and_seed_and_say_what_they_are() -> None:
+    for rule in RULES:
+        first = rule.of(world(), 0)
+        named = rule.of(
+            source_of(23, name="t", shard=[i % 6 for i in range(23)], weak=dict.fromkeys(range(23), "a")), 0
+        )
+        sequences = [order.clips(range(23)).tolist() for order in (first, rule.of(world(), 1), named)]
+        assert sequences[0] not in sequences[1:]
+    identities = [rule.of(world(), 0).identity for rule in [*RULES, BlockShuffle(3)]]
+    assert len(set(identities)) == len(identities)
+    assert identities[0] == "shuffled"
+
+
+def test_a_share_that_a_source_cannot_fill_without_repeating_is_refused() -> None:
+    check_share(world(), Shuffled().of(world(), 0), 23, 1)
+    check_share(world(), Balanced(by="weak").of(world(), 0), 24, 1)
+    with pytest.raises(UsageError, match="source s has 23 clips, less than its share of 24 in one batch over 2 ranks"):
+        check_share(world(), Shuffled().of(world(), 0), 12, 2)
+    without = Balanced(by="weak", replacement=False, draws=11).of(world(), 0)
+    with pytest.raises(
+        UsageError, match="23 clips and an order of 11 draws a pass, less than its share of 12 in one batch; make the"
+    ):
+        check_share(world(), without, 12, 1)

@@ -1,13 +1,15 @@
 """What a source is, and the join of audio, label sets and hard labels by clip key."""
 
 import json
-import os
+import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from pipeline import (
@@ -22,16 +24,22 @@ from pipeline import (
     hard_table,
     write_hard,
 )
-from shards import AudioShardWriter, Dataset, LabelShardWriter, Source
+from shards import AudioShardWriter, AudioSidecar, Dataset, LabelShardWriter, LabelSidecar, Source
 from shards._index_binding import Binding
-from shards._sidecar import sealed_json
-from shards.loader._join import JoinedSource, join
+from shards.loader._read import Tars
+from shards.loader.join._join import JoinedSource, Members
+from shards.loader.join._training import join_sources
 from tests.shards.small_dataset import FRAME_LOGITS, MIDS, SPEC, VOCABULARY, write_split
 
 
 def joined(dataset: Dataset, split: str = "strong", **options: object) -> JoinedSource:
-    asked = {"audio": SPEC.name, "labels": ("frames",), **options}
-    return join(dataset, split, name="s", **asked)  # type: ignore[arg-type]
+    """The source of `Source(dataset, split, share=1, **options)`, by default with the label set `frames`."""
+    source = Source(dataset, split, share=1, name="s", **{"labels": ("frames",), **options})  # type: ignore[arg-type]
+    return join_sources([source])[0]
+
+
+def keys_of(source: JoinedSource) -> list[str]:
+    return [source.key(clip) for clip in range(len(source))]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +51,50 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_clips_are_in_key_order_whatever_the_shards(dataset: Dataset, tmp_path: Path) -> None:
     source = joined(dataset)
-    assert list(source.keys) == [f"strong-{i:03d}_0" for i in range(17)]
-    assert len({*source.shard.tolist()}) == 3
-    for clip, key in enumerate(source.keys):
-        assert source.audio[source.shard[clip]].clips.key[source.row[clip]] == key
+    assert keys_of(source) == [f"strong-{i:03d}_0" for i in range(17)]
+    assert len({*source.audio.shard.tolist()}) == 3
+    for members, sidecars in (
+        (source.audio, dataset.audio_shards("strong", SPEC.name)),
+        (source.labels["frames"].members, dataset.label_shards("strong", "frames")),
+    ):
+        assert_members(source, members, sidecars)
     other = Dataset.create(tmp_path / "data", keys="path")
     write_split(other, "strong", 17, seed=1, fail=(3, 9), clips_per_shard=17)
-    assert joined(other).keys == source.keys
+    assert joined(other).keys.equals(source.keys)
+
+
+def assert_members(source: JoinedSource, members: Members, sidecars: Sequence[AudioSidecar | LabelSidecar]) -> None:
+    """Every column as the sidecars say it, a clip without a member nowhere."""
+    stated = {
+        key: (side.tar_path, side.codec, offset, length, crc32c)
+        for side in sidecars
+        for key, offset, length, crc32c in zip(
+            side.clips.key, side.clips.offset, side.clips.length, side.clips.crc32c, strict=True
+        )
+        if length
+    }
+    got = {
+        source.key(clip): (members.shards[shard].tar_path, members.shards[shard].codec, *place)
+        for clip, (shard, *place) in enumerate(
+            zip(
+                members.shard.tolist(),
+                members.offset.tolist(),
+                members.length.tolist(),
+                members.crc32c.tolist(),
+                strict=True,
+            )
+        )
+        if shard >= 0
+    }
+    assert got == {key: stated[key] for key in keys_of(source) if key in stated}
+
+
+def test_a_joined_source_can_be_sent_to_another_process(dataset: Dataset) -> None:
+    source = joined(dataset)
+    copied = pickle.loads(pickle.dumps(source))
+    assert keys_of(copied) == keys_of(source)
+    assert_members(copied, copied.labels["frames"].members, dataset.label_shards("strong", "frames"))
+    assert [copied.hard.events(clip) for clip in range(17)] == [source.hard.events(clip) for clip in range(17)]
 
 
 def test_coverage_counts_every_clip_once(dataset: Dataset) -> None:
@@ -68,15 +113,19 @@ def test_labels_of_a_part_are_joined_and_the_rest_is_missing(tmp_path: Path) -> 
     source = joined(dataset, "weak")
     covered = source.coverage[0]
     assert (covered.labelled, covered.missing) == (17 - 6, 6)
-    missing = {key for key, shard in zip(source.keys, source.labels["frames"].shard, strict=True) if shard < 0}
+    missing = {
+        key for key, shard in zip(keys_of(source), source.labels["frames"].members.shard, strict=True) if shard < 0
+    }
     assert missing == set(dataset.audio_shards("weak", SPEC.name)[1].clips.key)
 
 
 def test_excluded_clips_are_gone_and_unknown_keys_do_no_harm(dataset: Dataset) -> None:
     source = joined(dataset, exclude={"strong-000_0", "strong-016_0", "nobody_0"})
-    assert list(source.keys) == [f"strong-{i:03d}_0" for i in range(1, 16)]
+    assert keys_of(source) == [f"strong-{i:03d}_0" for i in range(1, 16)]
     assert source.fingerprint != joined(dataset).fingerprint
-    with pytest.raises(UsageError, match=r"no clip stored as mono-16000hz-10000ms \(17 before exclusion\)"):
+    with pytest.raises(
+        UsageError, match=r"no clip left: 17 clips in .*/strong, none of them meets exclude \(17 keys\)"
+    ):
         joined(dataset, exclude={f"strong-{i:03d}_0" for i in range(17)})
 
 
@@ -93,7 +142,7 @@ def test_labels_of_other_audio_are_refused(tmp_path: Path) -> None:
         joined(dataset)
     assert f"strong/labels/frames: the label of {keys[0]} and of {len(keys) - 1} more clips" in str(refused.value)
     assert "label the split again" in str(refused.value)
-    assert joined(dataset, labels=()).keys
+    assert len(joined(dataset, labels=()))
 
 
 WIDE = AudioSpec(sample_rate=32_000)
@@ -178,42 +227,25 @@ def test_of_many_clips_of_another_rate_a_sample_is_compared(monkeypatch: pytest.
     assert binding.by_sound(np.arange(clips)) == refused
 
 
-def test_a_sidecar_changed_behind_the_index_says_how_to_go_on(tmp_path: Path) -> None:
-    """Of the same size and time: opening again does not help, deleting the index does."""
-    dataset = Dataset.create(tmp_path / "data", keys="path")
-    write_split(dataset, "weak", 9, seed=4)
-    folder = dataset.audio_folder("weak", SPEC.name)
-    path, old = folder / "000001.json", (1_000_000_000, 1_000_000_000)
-    for sidecar in folder.glob("*.json"):
-        os.utime(sidecar, old)
-    joined(dataset, "weak")
-    content = path.read_bytes()
-    edited = json.loads(content)
-    del edited["sha256"]
-    edited["clips"]["origin"][0] = edited["clips"]["origin"][0][::-1]
-    path.write_bytes(sealed_json(edited))
-    assert len(content) == path.stat().st_size
-    os.utime(path, old)
-    with pytest.raises(IntegrityError, match=r"delete index\.arrow beside it"):
-        _ = joined(dataset, "weak").audio[1]
-    (folder / "index.arrow").unlink()
-    assert joined(dataset, "weak").audio[1].clips.origin[0] == "mcp"
-
-
 def test_a_shard_replaced_after_the_join_is_not_read_as_what_was_joined(tmp_path: Path) -> None:
+    """The columns are those of the join, and the CRC32C in them is of no other clip."""
     dataset = Dataset.create(tmp_path / "data", keys="path")
     write_split(dataset, "weak", 9, seed=4)
     source = joined(dataset, "weak")
-    sidecar = dataset.audio_shards("weak", SPEC.name)[1]
+    replaced = dataset.audio_shards("weak", SPEC.name)[1]
     with AudioShardWriter(dataset.audio_folder("weak", SPEC.name), 1, spec=SPEC, provenance={}) as audio:
-        for key in sidecar.clips.key[::-1]:
+        for key in replaced.clips.key[::-1]:
             audio.add(key, np.ones(640, np.int16), origin="pcm")
         audio.commit()
-    assert source.audio[0].clips.key == dataset.audio_shards("weak", SPEC.name)[0].clips.key
-    with pytest.raises(
-        IntegrityError, match=r"000001\.json: was replaced .* open the dataset again, .* delete index\.arrow"
-    ):
-        _ = source.audio[1]
+    tars, audio_of = Tars(), source.audio
+    for clip in range(len(source)):
+        shard = audio_of.shards[audio_of.shard[clip]]
+        place = int(audio_of.offset[clip]), int(audio_of.length[clip]), int(audio_of.crc32c[clip])
+        if source.key(clip) in replaced.clips.key:
+            with pytest.raises(IntegrityError, match=r"000001\.tar: clip weak-.* is not what was written|the tar ends"):
+                tars.read(shard, *place, source.key(clip))
+        else:
+            tars.read(shard, *place, source.key(clip))
 
 
 def test_a_label_set_of_failed_clips_alone_has_no_label(tmp_path: Path) -> None:
@@ -273,7 +305,7 @@ def test_contradicting_shards_are_refused(tmp_path: Path) -> None:
         joined(dataset, "weak")
 
 
-def test_the_fingerprint_follows_clips_audio_and_labels_only(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_clips_audio_and_label_sets(tmp_path: Path) -> None:
     def fingerprint(name: str, **options: object) -> str:
         made = Dataset.create(tmp_path / name, keys="path")
         write_split(made, "weak", 9, **{"seed": 5, **options})  # type: ignore[arg-type]
@@ -286,6 +318,53 @@ def test_the_fingerprint_follows_clips_audio_and_labels_only(tmp_path: Path) -> 
     assert fingerprint("other-shards", clips_per_shard=4) == first
     made = Dataset.open(tmp_path / "first")
     assert joined(made, "weak", labels=()).fingerprint != first
+
+
+def test_the_fingerprint_follows_hard_labels(tmp_path: Path) -> None:
+    """A run that goes on with events that were moved meanwhile would not be the run it was."""
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    keys = write_split(dataset, "strong", 9, seed=5, labels=()).keys
+    two = {keys[0]: [MIDS[0], MIDS[1]]}
+
+    def fingerprint(
+        weak: dict[str, list[str]], events: list[tuple[str, int, int, str]], heard: list[str], order: int = 1
+    ) -> str:
+        names = {"key": pa.string(), "onset_ms": pa.int32(), "offset_ms": pa.int32(), "mid": pa.string()}
+        columns = zip(*events, strict=True) if events else [()] * 4
+        strong = pa.table({name: pa.array(column, names[name]) for name, column in zip(names, columns, strict=True)})
+        table = hard_table(keys[::order], weak=weak, strong=strong, strong_annotated=heard)
+        write_hard(dataset.hard_path("strong"), table)
+        return joined(dataset, labels=()).fingerprint
+
+    events = [(keys[0], 0, 80, MIDS[0]), (keys[1], 40, 90, MIDS[1])]
+    made = [
+        fingerprint(two, events, keys[:2]),
+        fingerprint({keys[0]: [MIDS[0]]}, events, keys[:2]),
+        fingerprint({keys[1]: [MIDS[0], MIDS[1]]}, events, keys[:2]),
+        fingerprint({**two, keys[1]: []}, events, keys[:2]),
+        fingerprint(two, events, keys[:3]),
+        fingerprint(two, [(keys[0], 0, 81, MIDS[0]), events[1]], keys[:2]),
+        fingerprint(two, [(keys[0], 1, 80, MIDS[0]), events[1]], keys[:2]),
+        fingerprint(two, [(keys[0], 0, 80, MIDS[1]), events[1]], keys[:2]),
+        fingerprint(two, [events[0], (keys[0], *events[1][1:])], keys[:2]),
+        fingerprint(two, events[:1], keys[:2]),
+    ]
+    assert len(set(made)) == len(made)
+    assert fingerprint(two, events, keys[:2], order=-1) == made[0]
+
+
+def test_the_fingerprint_follows_which_clips_have_labels(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="path")
+    write_split(dataset, "strong", 17, seed=5)
+    whole = joined(dataset).fingerprint
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for path in dataset.labels_folder("strong", "frames").glob("000001.*"):
+        path.rename(aside / path.name)
+    assert joined(dataset).fingerprint != whole
+    for path in aside.iterdir():
+        path.rename(dataset.labels_folder("strong", "frames") / path.name)
+    assert joined(dataset).fingerprint == whole
 
 
 def test_hard_labels_of_audioset_know_their_class_lists(tmp_path: Path) -> None:

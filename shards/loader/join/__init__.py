@@ -1,0 +1,1 @@
+"""Which clips a source has, and where their audio and labels lie."""
