@@ -99,9 +99,9 @@ static size_t parse_header(const unsigned char *p, size_t size, uint32_t sample_
         return 0;
     /* The number of the frame or of its first sample, spelled as UTF-8 spells larger numbers. */
     unsigned more = 0;
-    while (more < 8 && padded[4] & 128 >> more)
+    while (more < 7 && padded[4] & 128 >> more)
         more++;
-    if (more == 1 || more == 8)
+    if (more == 1 || more == 7) /* seven bytes are for numbers that no clip comes to */
         return 0;
     frame->by_samples = padded[1] & 1;
     frame->number = padded[4] & 127u >> more;
@@ -230,7 +230,7 @@ int decode_flac(const unsigned char *bytes, size_t size, uint32_t sample_rate, u
         size_t length = decode_frame(bytes + at, size - at, sample_rate, channels, max_block, pcm, &frame);
         if (!length || frame.block > samples - done)
             break;
-        /* libsndfile puts something in the place of frames that seem to be missing. */
+        /* libsndfile puts something in the place of frames that their numbers say are missing. */
         if (frame.number * (frame.by_samples ? 1 : max_block) != done)
             break;
         for (unsigned channel = 0; channel < channels; channel++)
