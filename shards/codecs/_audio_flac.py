@@ -1,4 +1,4 @@
-"""FLAC: encoded by libsndfile, decoded by it or, two to three times faster, by the compiled kernels."""
+"""FLAC: encoded by libsndfile, decoded by it or, three to four times faster, by the compiled kernels."""
 
 import io
 

@@ -41,7 +41,8 @@ def write(
                 if keys.index(key) in failed:
                     labels.fail(key, "not_finite", "made to fail")
                 else:
-                    labels.add(key, logits(key, target.shape).astype(np.float32))
+                    values = logits(key, target.shape).astype(np.float32)
+                    labels.add(key, 1 / (1 + np.exp(-values)) if target.kind == "probability" else values)
             labels.commit()
     return dataset
 
