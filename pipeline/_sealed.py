@@ -67,7 +67,10 @@ def open_sealed(path: Path, schema: pa.Schema, remedy: str) -> Iterator[pq.Parqu
     except OSError as error:
         if not isinstance(path, Path) and not isinstance(error, FileNotFoundError):  # a store that cannot be reached
             raise
-        raise FormatError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        if _without_answer(error):
+            raise OSError(f"{path}: cannot be reached ({error.__cause__})") from error
+        why = error.strerror or "is not there"  # what libraries of stores raise has no text of its own
+        raise FormatError(f"{path}: cannot be read ({why}); {remedy}") from error
     place = content.rfind(_PREFIX) + len(_PREFIX)
     # Before parquet sees a byte: a damaged footer can make its library end the process.
     if place >= len(_PREFIX) and content[place : place + 64] != _digest(content, place):
@@ -83,6 +86,13 @@ def open_sealed(path: Path, schema: pa.Schema, remedy: str) -> Iterator[pq.Parqu
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: column names of a damaged footer
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path}: is damaged or not parquet ({reason}); {remedy}") from error
+
+
+def _without_answer(error: OSError) -> bool:
+    """fsspec says of web servers that a file is not there for all that goes wrong; only 404 and 410 mean it."""
+    cause = error.__cause__
+    from_web_server = cause is not None and type(cause).__module__.partition(".")[0] == "aiohttp"
+    return from_web_server and getattr(cause, "status", None) not in (404, 410)
 
 
 def open_regular(path: Path) -> BinaryIO:

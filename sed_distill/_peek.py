@@ -51,7 +51,10 @@ def run_peek(arguments: argparse.Namespace) -> int:
     print("\n".join(_table(clips)))
     for replaced in loader.replaced:
         print(f"replaced: {replaced.source}: {replaced.reason}", file=sys.stderr)
-    _WRITERS[out.suffix](out, clips, title=_printable(str(dataset.root)), seed=arguments.seed)
+    try:
+        _WRITERS[out.suffix](out, clips, title=_printable(str(dataset.root)), seed=arguments.seed)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another one") from error
     print(f"{out}: {len(clips)} clips", file=sys.stderr)
     return 0
 

@@ -109,7 +109,6 @@ from .loader.join._source import Source as Source
 from .loader.order._balanced import Balanced as Balanced
 from .loader.order._block_order import BlockShuffle as BlockShuffle
 from .loader.order._block_order import ShuffleQuality as ShuffleQuality
-from .loader.order._block_order import shuffle_quality as shuffle_quality
 from .loader.order._order import Order as Order
 from .loader.order._order import OrderRule as OrderRule
 from .loader.order._order import Shuffled as Shuffled

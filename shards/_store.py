@@ -130,6 +130,13 @@ def store_errors(root: Path) -> Iterator[None]:
     """What the libraries of stores raise for a network or credentials that fail, as an OSError with one line."""
     try:
         yield
+    except FileNotFoundError as error:
+        # fsspec says so of web servers for all that goes wrong; only 404 and 410 mean it.
+        cause = error.__cause__
+        if not isinstance(cause, _error_kinds(root)) or getattr(cause, "status", None) in (404, 410):
+            raise
+        with store_errors(root):
+            raise cause from error
     except _error_kinds(root) as error:
         status = getattr(error, "status", None)  # of a web server's answer
         if status in (401, 403):

@@ -106,7 +106,7 @@ def test_commands_of_the_loaders_page_run(
         program, *arguments = shlex.split(_here(command, places))
         assert program == "sed-distill"
         assert main(arguments) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["peek.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["peek.html", "peek.png"]
 
 
 def test_files_that_the_loaders_page_names_are_there() -> None:

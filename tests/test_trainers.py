@@ -19,6 +19,7 @@ from shards import Dataset
 from tests.shards.small_dataset import write_split
 
 ROOT = Path(__file__).parents[1]
+TRAINERS = ROOT / "docs" / "trainers"
 STEPS = 5
 EPOCH = 3  # 12 clips of a source, 4 in every global batch
 
@@ -88,6 +89,34 @@ def test_lightning_goes_on_within_an_epoch_and_at_its_end(whole: dict[int, Run],
     assert parts[0] + parts[1] + parts[2] == whole[1]
 
 
+@pytest.mark.parametrize(("name", "package"), [("ddp", "torch"), ("lightning_trainer", "lightning")])
+def test_a_trainer_that_was_killed_goes_on_from_what_it_saved_last(
+    name: str, package: str, whole: dict[int, Run], dataset: Path, tmp_path: Path
+) -> None:
+    _needs(package)
+    script = tmp_path / f"{name}.py"
+    script.write_text((TRAINERS / f"{name}.py").read_text().replace("SAVE_EVERY = 100", "SAVE_EVERY = 2"))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    done = start(script, dataset, tmp_path / "last.ckpt", 1_000, 1, killed, KILLED_AFTER="3")
+    assert done.returncode != 0
+    assert "step 3: " in done.stdout
+    later = run(name, dataset, tmp_path / "last.ckpt", STEPS, 1)
+    assert later.losses == {step: whole[1].losses[step] for step in range(3, STEPS + 1)}
+    assert later.clips == whole[1].clips[2:]
+
+
+@pytest.mark.parametrize("name", ["ddp", "lightning_trainer", "accelerate_trainer"])
+def test_a_trainer_without_arguments_says_how_it_is_called(name: str) -> None:
+    if name != "ddp":
+        _needs(name.removesuffix("_trainer"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, TRAINERS / f"{name}.py"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"docs/trainers/{name}.py DATASET LABEL_SET" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def _needs(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
@@ -97,11 +126,19 @@ def run(name: str, dataset: Path, checkpoint: Path, steps: int, processes: int) 
     """From `checkpoint`, if it exists, up to `steps`."""
     notes = checkpoint.parent / f"{steps}-{processes}"
     notes.mkdir()
+    done = start(TRAINERS / f"{name}.py", dataset, checkpoint, steps, processes, notes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = re.findall(r"^step (\d+): (.+)$", done.stdout, re.MULTILINE)
+    return Run({int(step): printed for step, printed in losses}, _clips(notes, processes))
+
+
+def start(
+    script: Path, dataset: Path, checkpoint: Path, steps: int, processes: int, notes: Path, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     launcher: list[str] = []
-    if name != "lightning_trainer":
+    if script.stem != "lightning_trainer":
         launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
         launcher += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
-    script = ROOT / "docs" / "trainers" / f"{name}.py"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -109,18 +146,16 @@ def run(name: str, dataset: Path, checkpoint: Path, steps: int, processes: int) 
         "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_USE_CPU": "true",
         "GLOO_SOCKET_IFNAME": "lo",
+        **variables,
     }
     noting = [ROOT / "tests" / "trainer_clips.py", notes]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *launcher, *noting, script, dataset, "frames", checkpoint, str(steps)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    losses = re.findall(r"^step (\d+): (.+)$", done.stdout, re.MULTILINE)
-    return Run({int(step): printed for step, printed in losses}, _clips(notes, processes))
 
 
 def _clips(notes: Path, processes: int) -> list[dict[str, list[str]]]:

@@ -28,6 +28,7 @@ class Ours:
     audio: str
     labels: str
     compact: bool = False
+    hard: tuple[str, ...] = ("hard_weak", "hard_strong")
 
     VALUES = VALUES
 
@@ -63,6 +64,7 @@ class Ours:
             BATCH_SIZE,
             vocabulary=audioset_strong_447(),
             workers=workers,
+            hard=self.hard,
             **options,  # type: ignore[arg-type]
         )
         for batch in itertools.chain.from_iterable(itertools.repeat(loader)):
@@ -78,6 +80,7 @@ class Ours:
 
 FLAC = Ours("flac", "npy")
 FAST = Ours("fast", "small")
+FAST_WEAK = Ours("fast", "small", hard=("hard_weak",))
 FAST_COMPACT = Ours("fast", "small", compact=True)
 PCM_COMPACT = Ours("pcm16", "small", compact=True)
 

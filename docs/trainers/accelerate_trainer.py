@@ -2,8 +2,10 @@
 
 Accelerate does not prepare the loader: it would deal out the batches once more, while the loader gives each process its
 own part already. The loader's state is saved and loaded with everything else, and holds for any number of processes.
+All of it is written to FOLDER every SAVE_EVERY steps; the same command goes on from there.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +17,10 @@ from shards import MixedLoader, Source, mixup, weighted_bce
 from students import frame_mobilenet
 
 GLOBAL_BATCH = 8
+SAVE_EVERY = 100
 
+if len(sys.argv) != 5:
+    sys.exit(__doc__)
 root, labels, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 accelerator = Accelerator()
 rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -43,7 +48,13 @@ while done < steps:
         optimizer.step()
         done += 1
         accelerator.print(f"step {done}: distillation {soft.item():.6f}, hard labels {hard.item():.6f}", flush=True)
+        if done % SAVE_EVERY == 0 or done == steps:
+            part = folder.with_name(f"{folder.name}.part")
+            accelerator.save_state(part)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:  # never half a state
+                shutil.rmtree(folder, ignore_errors=True)
+                part.rename(folder)
         if done == steps:
             break
-accelerator.save_state(folder)
 accelerator.end_training()

@@ -2,9 +2,11 @@
 
     torchrun --nproc-per-node 2 docs/trainers/ddp.py DATASET LABEL_SET CHECKPOINT STEPS
 
-Every process reads its own part of the same global batches. `loader.state_dict()` is the same on all of them.
+Every process reads its own part of the same global batches. `loader.state_dict()` is the same on all of them. The file
+CHECKPOINT is written every SAVE_EVERY steps; the same command goes on from it.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +19,10 @@ from shards import MixedLoader, Source, mixup, weighted_bce
 from students import frame_mobilenet
 
 GLOBAL_BATCH = 8
+SAVE_EVERY = 100
 
+if len(sys.argv) != 5:
+    sys.exit(__doc__)
 root, labels, checkpoint, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 cuda = torch.cuda.is_available()
 dist.init_process_group("nccl" if cuda else "gloo")  # torchrun's environment says the rest
@@ -51,14 +56,15 @@ while done < steps:
         done += 1
         if rank == 0:
             print(f"step {done}: distillation {soft.item():.6f}, hard labels {hard.item():.6f}", flush=True)
+        if rank == 0 and (done % SAVE_EVERY == 0 or done == steps):
+            state = {
+                "student": student.module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "loader": loader.state_dict(),
+            }
+            torch.save(state, f"{checkpoint}.part")
+            os.replace(f"{checkpoint}.part", checkpoint)  # never half a checkpoint
         if done == steps:
             break
 
-if rank == 0:
-    state = {
-        "student": student.module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "loader": loader.state_dict(),
-    }
-    torch.save(state, checkpoint)
 dist.destroy_process_group()

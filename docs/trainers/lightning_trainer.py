@@ -2,6 +2,7 @@
 
 Lightning saves the loader's state in its checkpoints and loads it, as it does for all that has state_dict and
 load_state_dict: a run that stopped within an epoch goes on there. Give it the loader itself, not a DataLoader of it.
+The file CHECKPOINT is written every SAVE_EVERY steps; the same command goes on from it.
 """
 
 import sys
@@ -16,6 +17,7 @@ from shards import Batch, MixedLoader, Source, mixup, weighted_bce
 from students import frame_mobilenet
 
 GLOBAL_BATCH = 8
+SAVE_EVERY = 100
 
 
 class Clips(pl.LightningDataModule):
@@ -63,10 +65,22 @@ class Distillation(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
+class Save(pl.Callback):
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step % SAVE_EVERY == 0:
+            trainer.save_checkpoint(self.checkpoint)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     root, labels, checkpoint, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     trainer = pl.Trainer(
         max_steps=steps,
+        callbacks=[Save(checkpoint)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

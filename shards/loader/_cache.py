@@ -22,6 +22,7 @@ from pathlib import Path
 from pipeline import IntegrityError, UsageError
 from shards._fetch import FetchStopped, fetch
 from shards._index import IndexedShard
+from shards.loader._kinds import check_kind, check_real
 
 _PART_BYTES = 8 * 2**20
 _POLL_S = 0.02
@@ -43,9 +44,21 @@ class ShardCache:
     """
 
     def __init__(self, folder: str | Path, *, max_bytes: int) -> None:
+        check_kind("folder of a cache", folder, (str, Path), "a folder on a disk of this machine")
+        check_real(max_bytes=max_bytes)
+        if "://" in str(folder):
+            raise UsageError(f"{folder}: is on a store; a cache needs a folder on a disk of this machine")
         if max_bytes < 1:
             raise UsageError(f"max_bytes is {max_bytes}; a cache needs room for at least the largest shard")
         self.folder = Path(folder).absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder}: the cache cannot be written there ({error.strerror}); give another folder"
+            ) from error
         self.indexes = self.folder / "indexes"
         """For the indexes of datasets whose shards are here, about 200 bytes a clip; not counted."""
         self.max_bytes = max_bytes

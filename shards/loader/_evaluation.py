@@ -12,6 +12,7 @@ from pipeline import AudioSpec, ClassMap, Grid, UsageError, Vocabulary
 from shards._dataset import Dataset
 from shards.loader._batch import Batch
 from shards.loader._cache import ShardCache
+from shards.loader._kinds import check_each, check_whole
 from shards.loader._making import Feed, Maker, Making
 from shards.loader._metrics import Meter
 from shards.loader._ring import check_ahead, in_order
@@ -39,6 +40,8 @@ def evaluation_batches(
 
     Nothing is replaced here: a damaged clip raises IntegrityError or FormatError, as a figure has to be over all clips.
     """
+    check_whole(batch_size=batch_size, workers=workers, prefetch=prefetch)
+    check_each("labels", labels, (str, Average), "names of label sets, or Average")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; needs 1 or more")
     check_ahead(workers, prefetch)

@@ -1,9 +1,9 @@
 """The mixing loader: the exact share of every source in every rank's batch, the same for any number of workers."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from types import NoneType
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -12,6 +12,7 @@ from pipeline import ClassMap, Grid, UsageError, Vocabulary
 from shards.loader._ahead import Ahead
 from shards.loader._batch import Batch
 from shards.loader._cache import ShardCache
+from shards.loader._kinds import check_each, check_kind, check_real, check_whole
 from shards.loader._making import Feed, Maker, Making, ReplacedClip, too_many
 from shards.loader._metrics import LoaderMetrics, Meter
 from shards.loader._position import Position
@@ -19,6 +20,7 @@ from shards.loader._ring import check_ahead, in_order
 from shards.loader.join._join import JoinedSource
 from shards.loader.join._source import Coverage, Source, label_sets
 from shards.loader.join._training import join_sources
+from shards.loader.order._block_order import ShuffleQuality, shuffle_quality
 from shards.loader.order._order import check_share, draws, exact_shares
 from shards.loader.targets._options import HARD_TARGETS, TargetOptions
 
@@ -81,6 +83,13 @@ class MixedLoader(IterableDataset[Batch]):
         cache: ShardCache | None = None,
     ) -> None:
         """Raises UsageError if a batch cannot hold the shares or sources do not fit together, and what join raises."""
+        check_each("sources", sources, Source, "Source objects")
+        check_whole(batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        check_whole(workers=workers, prefetch=prefetch)
+        check_real(max_replaced=max_replaced)
+        if batches_per_epoch is not None:
+            check_whole(batches_per_epoch=batches_per_epoch)
+        check_kind("cache", cache, (ShardCache, NoneType), 'ShardCache("/local/cache", max_bytes=200 * 10**9)')
         if world_size < 1 or not 0 <= rank < world_size:
             raise UsageError(f"rank {rank} of world size {world_size}: ranks are 0 to world_size - 1")
         if batches_per_epoch is not None and batches_per_epoch < 1:
@@ -102,11 +111,11 @@ class MixedLoader(IterableDataset[Batch]):
         self._ahead = Ahead(cache, ahead)
         self._maker = Maker(feeds, options, batch_size=batch_size, ahead=prefetch, pin_memory=pin_memory, cache=cache)
         self._sources = joined
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed, self._rank, self._world_size = int(seed), rank, world_size  # JSON holds no numbers of NumPy
         self._workers, self._prefetch = workers, prefetch
         self._position = Position(batches_per_epoch or self._once_through_the_largest())
         self._targets = _described(options, joined)
-        self._data = hashlib.sha256(" ".join(source.fingerprint for source in joined).encode()).hexdigest()
+        self._data = {source.name: source.fingerprint[:32] for source in joined}
         allowed = int(max_replaced * sum(map(len, joined)))
         self._most_replaced = max(REPLACED_ALWAYS, allowed) if max_replaced else 0
         self._replaced: dict[tuple[str, str], ReplacedClip] = {}
@@ -149,14 +158,25 @@ class MixedLoader(IterableDataset[Batch]):
         """What has been delivered so far, and how long what took."""
         return self._meter.metrics(len(self._replaced))
 
+    def shuffle_quality(self) -> dict[str, ShuffleQuality]:
+        """By source, how far clips of one shard come apart in its order, beside a permutation: seconds for millions."""
+        return {
+            source.name: shuffle_quality(
+                self._orders[source.name], source.audio.shard, self.shares[source.name] * self._world_size
+            )
+            for source in self._sources
+        }
+
     def set_epoch(self, epoch: int) -> None:
         """The next iterator gives `epoch` from its start or, if a loaded state stopped within it, from there."""
-        if epoch < 0:
-            raise UsageError(f"epoch is {epoch}; epochs count from 0")
+        check_whole(epoch=epoch)
+        if not 0 <= epoch < 2**40:
+            raise UsageError(f"epoch is {epoch}; epochs count from 0 to 2**40 - 1")
         self._position.go_to_epoch(epoch)
 
     def advance(self, batches: int = 1) -> None:
         """The caller was given so many batches by the workers of a DataLoader, which this loader cannot see."""
+        check_whole(batches=batches)
         step = self._position.next
         left = len(self) - step % len(self)
         if not 0 <= batches <= left:
@@ -175,13 +195,19 @@ class MixedLoader(IterableDataset[Batch]):
         Raises UsageError naming what else differs: clips, labels, targets, orders, shares, seed or epoch length.
         """
         _refuse_in_worker("load_state_dict")
+        check_kind("loader state", state, Mapping, "what state_dict gave")
         identity = self._identity()
         differing = [name for name in identity if state.get(name) != identity[name]]
         if differing:
             found = "; ".join(f"{name} is {identity[name]}, the state has {state.get(name)}" for name in differing)
             raise UsageError(f"loader state is of another run: {found}; make the loader as it was, or start anew")
         epoch, step = state.get("epoch"), state.get("step")
-        if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0 or not 0 <= step < len(self):
+        if (
+            not isinstance(epoch, int)
+            or not isinstance(step, int)
+            or not 0 <= epoch < 2**40
+            or not 0 <= step < len(self)
+        ):
             raise UsageError(f"loader state is of epoch {epoch}, step {step}; needs numbers as state_dict gives them")
         self._position.go_to(epoch * len(self) + step)
 

@@ -1,6 +1,7 @@
 """Batches in the making: which clips go where, tasks that fill some places each, stand-ins for what cannot be read."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +21,8 @@ from shards.loader.join._join import JoinedSource
 from shards.loader.targets._compact import CompactBatch
 from shards.loader.targets._options import TargetOptions
 
-_CLIPS_OF_A_TASK = 8
-"""So few that all threads end a batch at about the same time, so many that handing them over costs little."""
+_CLIPS_OF_A_TASK = 16
+"""So few that the threads end a batch at about the same time, so many that what a task costs is little beside them."""
 _MOST_ATTEMPTS = 100
 
 
@@ -152,8 +153,11 @@ class _Task:
 
 
 def too_many(replaced: Sequence[ReplacedClip]) -> IntegrityError:
-    """The error for more replaced clips than are allowed; names 20 of them, each once."""
-    clips = {(clip.source, clip.key): clip for clip in replaced}
-    listed = "; ".join(f"{clip.source}: {clip.reason}" for clip in islice(clips.values(), 20))
-    more = f"; and {len(clips) - 20} more" if len(clips) > 20 else ""
+    """The error for more replaced clips than are allowed; names 20 reasons, each once."""
+    clips = {(clip.source, clip.key): clip.reason for clip in replaced}
+    reasons = Counter(f"{source}: {reason}" for (source, _), reason in clips.items())  # a lost tar has one for all
+    listed = "; ".join(
+        f"{reason} ({count} clips)" if count > 1 else reason for reason, count in islice(reasons.items(), 20)
+    )
+    more = f"; and {len(reasons) - 20} more" if len(reasons) > 20 else ""
     return IntegrityError(f"{len(clips)} clips cannot be read, too many to replace; restore them: {listed}{more}")

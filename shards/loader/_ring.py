@@ -3,11 +3,11 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pipeline import UsageError
 from shards.loader._fork import fork_waits, run_task
@@ -59,8 +59,8 @@ def in_order(works: Iterable[AnyWork], workers: int, ahead: int, waiting: Waitin
     process = os.getpid()
     with fork_waits(workers) as join:
         pool = ThreadPoolExecutor(workers, thread_name_prefix=THREAD_NAME, initializer=join)
-        pending: deque[tuple[AnyWork, list[Future[None]]]] = deque()
-        to_come = ((work, [pool.submit(run_task, task) for task in work.tasks]) for work in works)
+        pending: deque[_Begun[AnyWork]] = deque()
+        to_come = (_Begun(work, pool, workers) for work in works)
         try:
             while True:
                 if os.getpid() != process:
@@ -69,16 +69,46 @@ def in_order(works: Iterable[AnyWork], workers: int, ahead: int, waiting: Waitin
                 if not pending:
                     return
                 began = perf_counter()
-                for future in pending[0][1]:
-                    future.result()
+                pending[0].wait()
                 waiting.wait_s += perf_counter() - began
-                waiting.ready = sum(all(future.done() for future in rest) for _, rest in islice(pending, 1, None))
+                waiting.ready = sum(begun.is_done for begun in islice(pending, 1, None))
                 # Not by way of a variable, which would keep it, and its memory, until the next one is asked for.
-                yield pending.popleft()[0]
+                yield pending.popleft().work
         finally:
             if os.getpid() == process:
-                for work, _ in pending:
-                    work.drop()
+                for begun in pending:
+                    begun.drop()
                 # Garbage is collected in any thread, and none can wait for its own end.
                 own = threading.current_thread().name.startswith(THREAD_NAME)
                 pool.shutdown(wait=not own, cancel_futures=True)
+
+
+class _Begun(Generic[AnyWork]):
+    """A piece that threads are at. Each takes one task after the other until none is left: a thread that waits is woken
+    once for a piece, and not for every task."""
+
+    def __init__(self, work: AnyWork, pool: ThreadPoolExecutor, workers: int) -> None:
+        self.work = work
+        self._left = iter(tuple(work.tasks))
+        self._threads = [pool.submit(_run_all, self._left) for _ in range(min(workers, len(work.tasks)))]
+
+    @property
+    def is_done(self) -> bool:
+        return all(thread.done() for thread in self._threads)
+
+    def wait(self) -> None:
+        """Raises what a task raised."""
+        wait(self._threads)
+        for thread in self._threads:
+            thread.result()
+
+    def drop(self) -> None:
+        self.work.drop()
+        for _ in self._left:  # now no thread takes another
+            pass
+
+
+def _run_all(tasks: Iterator[Callable[[], None]]) -> None:
+    """Run those that no other thread has taken."""
+    for task in tasks:
+        run_task(task)

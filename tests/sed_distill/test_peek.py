@@ -1,6 +1,7 @@
 """`sed-distill peek` against a brute-force reading of the same files."""
 
 import base64
+import errno
 import io
 import itertools
 import re
@@ -286,6 +287,19 @@ def test_refusals_before_anything_is_read(root: Path, tmp_path: Path, capsys: py
     Dataset.create(tmp_path / "none", keys="path")
     peek(tmp_path / "none", tmp_path / "peek.html", code=2)
     assert "has no split to train on" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for out in (tmp_path / "peek.html", tmp_path / "peek.png"):
+        peek(root, out, code=2)
+        said = capsys.readouterr().err
+        assert said == f"error: --out {out}: cannot be written (No space left on device); choose another one\n"
 
 
 def _told(lines: list[str]) -> dict[str, str]:

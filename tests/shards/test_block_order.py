@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import UsageError
-from shards import BlockShuffle, Shuffled, shuffle_quality
+from shards import BlockShuffle, Shuffled
+from shards.loader.order._block_order import shuffle_quality
 from tests.shards.joined_examples import source_of
 from tests.shards.test_order import philox_key, philox_words
 

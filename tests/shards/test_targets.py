@@ -169,9 +169,11 @@ def test_valid_frames_are_those_that_begin_on_audio(hop: Fraction, samples: int,
 def test_events_are_active_where_they_reach_into_a_frame(hop: Fraction, onset: int, length: int, valid: int) -> None:
     hard = source_of(1, events={0: [Event(onset, onset + length, MIDS[2])]}).hard
     layout = layout_of(hop)
-    spans = HardStrong(hard, ClassMap.one_to_one(ALL), layout).spans(0, min(valid, layout.frames))
+    runs = HardStrong(hard, ClassMap.one_to_one(ALL), layout).runs(0, min(valid, layout.frames))
     active = [t for t in range(min(valid, layout.frames)) if t * hop < onset + length and (t + 1) * hop > onset]
-    assert [(number, t) for number, first, last in spans or () for t in range(first, last)] == [(2, t) for t in active]
+    assert runs is not None
+    cells = [cell for start, length in zip(*runs, strict=True) for cell in range(start, start + length)]
+    assert cells == [2 * layout.frames + t for t in active]
 
 
 def test_a_label_that_ends_before_the_clip_is_absent_behind_its_end(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A dataset behind a web server that lists its folders is read and verified as a local one is."""
 
+import socket
 import sys
 import threading
 
 import numpy as np
 import pytest
 
-from pipeline import IntegrityError, UsageError
+from pipeline import FormatError, IntegrityError, UsageError, read_hard
 from shards import AudioReader, Dataset, describe, open_index, verify
 from shards import _fetch as fetch_module
 from shards import _index_build as index_build
@@ -76,6 +77,22 @@ def test_a_server_without_listing(store, refusal):
     store.no_listing = refusal
     with pytest.raises(UsageError, match="cannot be listed; a web server needs its directory listing switched on"):
         Dataset.open(store.url)
+
+
+def test_a_server_that_does_not_answer_says_nothing_of_the_dataset(store):
+    gone = f"http://127.0.0.1:{unused_port()}/data"
+    for read in (lambda: Dataset.open(gone), lambda: read_hard(Dataset(gone).hard_path("weak"))):
+        with pytest.raises(OSError) as refused:  # noqa: PT011 - not of the kinds that mean an answer
+            read()
+        assert not isinstance(refused.value, FileNotFoundError | FormatError | UsageError)
+    with pytest.raises(FormatError, match=r"hard\.parquet: cannot be read \(is not there\)"):
+        read_hard(Dataset(store.url).hard_path("eval"))
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def test_the_sidecars_of_a_store_are_read_at_the_same_time(store, monkeypatch):

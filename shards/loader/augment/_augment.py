@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline import UsageError
 from shards.loader._batch import Batch
-from shards.loader.augment._pure import changed, numpy_rng, per_clip
+from shards.loader._kinds import check_real
+from shards.loader.augment._pure import changed, check_batch, numpy_rng, per_clip
 
 Angles = Literal["right", "any"]
 
@@ -22,6 +23,8 @@ def gain(batch: Batch, *, generator: torch.Generator, max_db: float = 7.0) -> Ba
 
     EfficientSED's weak training draws whole decibels from -7 to 6.
     """
+    check_batch("gain", batch)
+    check_real(max_db=max_db)
     if not 0 <= max_db <= 120:
         raise UsageError(f"gain got max_db {max_db}; needs 0 to 120")
     decibels = numpy_rng(generator).uniform(-max_db, max_db, len(batch))
@@ -30,6 +33,8 @@ def gain(batch: Batch, *, generator: torch.Generator, max_db: float = 7.0) -> Ba
 
 def polarity(batch: Batch, *, generator: torch.Generator, probability: float = 0.5) -> Batch:
     """Each clip, with `probability`, with the sign of all its samples (all channels alike) turned."""
+    check_batch("polarity", batch)
+    check_real(probability=probability)
     if not 0 <= probability <= 1:
         raise UsageError(f"polarity got probability {probability}; needs 0 to 1")
     turned = numpy_rng(generator).random(len(batch)) < probability
@@ -47,6 +52,7 @@ def rotate_foa(batch: Batch, *, generator: torch.Generator, angles: Angles = "ri
 
     Raises UsageError for other audio, and for a weight that tells x, y and z apart.
     """
+    check_batch("rotate_foa", batch)
     if angles not in get_args(Angles):
         raise UsageError(f"rotate_foa got angles {angles!r}; needs one of {', '.join(get_args(Angles))}")
     if batch.waveform.dim() != 3 or batch.waveform.shape[1] != 4:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pipeline import UsageError
 from shards.loader._batch import Batch
-from shards.loader.augment._pure import changed, numpy_rng, per_clip, wide
+from shards.loader._kinds import check_real
+from shards.loader.augment._pure import changed, check_batch, numpy_rng, per_clip, wide
 
 Partners = Literal["within", "across"]
 
@@ -60,6 +61,7 @@ class MixPlan:
 
     def mix(self, batch: Batch) -> Batch:
         """A new batch, mixed by this plan; `mixup` says how."""
+        check_batch("a mix plan", batch)
         return changed(self.targets(batch), waveform=self._mix_waveform(batch.waveform))
 
     def targets(self, batch: Batch) -> Batch:
@@ -157,7 +159,10 @@ def mix_plan(
     partner stays as it is. `only`: sources whose clips are mixed, and with each other only, so that two sources of
     one batch can have a plan each. The plan takes one number from `generator`, whatever its device.
     """
+    if isinstance(batch, str) or not isinstance(batch, Sequence):
+        check_batch("mixup", batch)
     beta = alpha if beta is None else beta
+    check_real(probability=probability, alpha=alpha, beta=beta)
     if not 0 <= probability <= 1 or not alpha > 0 or not beta > 0 or partners not in get_args(Partners):
         raise UsageError(
             f"mixup got probability {probability} (needs 0 to 1), alpha {alpha} and beta {beta} (above 0) "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shards.loader._batch import Batch
+from shards.loader._kinds import check_kind
 
 
 def changed(batch: Batch, **fields: Any) -> Batch:
@@ -19,8 +20,15 @@ def changed(batch: Batch, **fields: Any) -> Batch:
     return replace(batch, **{**own, "source": list(batch.source), "key": list(batch.key), **fields})
 
 
+def check_batch(what: str, batch: object) -> None:
+    """Raise UsageError for what is no Batch."""
+    needs = "a Batch; a CompactBatch becomes one by expand()"
+    check_kind(f"what {what} got", batch, Batch, needs)
+
+
 def numpy_rng(generator: torch.Generator) -> np.random.Generator:
     """Seeded by one number that it takes from `generator`, whatever its device."""
+    check_kind("generator", generator, torch.Generator, "a torch.Generator, as torch.Generator().manual_seed(0)")
     seed = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
     return np.random.default_rng(int(seed))
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline import HOP_MS, UsageError
 from shards.loader._batch import Batch
-from shards.loader.augment._pure import changed, numpy_rng, per_clip
+from shards.loader._kinds import check_real, check_whole
+from shards.loader.augment._pure import changed, check_batch, numpy_rng, per_clip
 
 ClipTargets = Literal["drop", "keep"]
 
@@ -29,6 +30,8 @@ def roll_time(batch: Batch, *, generator: torch.Generator, sigma_s: float = 1.25
 
     Raises UsageError if the frames of a target do not make up the clip exactly, or no step is shorter than the clip.
     """
+    check_batch("roll_time", batch)
+    check_real(sigma_s=sigma_s)
     if not sigma_s >= 0:
         raise UsageError(f"roll_time got sigma_s {sigma_s}; needs 0 or more")
     clip_ms, step_ms = _clip_ms(batch), _step_ms(batch)
@@ -64,6 +67,8 @@ def crop_to(batch: Batch, *, clip_ms: int, generator: torch.Generator, clip_targ
 
     Raises UsageError unless `clip_ms` is a multiple of the step, and neither longer than the clip nor than any target.
     """
+    check_batch("crop_to", batch)
+    check_whole(clip_ms=clip_ms)
     if clip_targets not in get_args(ClipTargets):
         raise UsageError(f"crop_to got clip_targets {clip_targets!r}; needs one of {', '.join(get_args(ClipTargets))}")
     step_ms = _step_ms(batch)

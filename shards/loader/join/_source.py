@@ -2,10 +2,14 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 
 from pipeline import AudioSpec, UsageError
 from shards._dataset import Dataset
+from shards.loader._kinds import check_each, check_kind, check_real, check_whole
 from shards.loader.order._order import OrderRule, Shuffled
 from shards.loader.targets._options import Average
 
@@ -27,6 +31,7 @@ class Confidence:
     at_least: float
 
     def __post_init__(self) -> None:
+        check_real(at_least=self.at_least)
         if not 0 <= self.at_least <= 1:
             raise UsageError(f"confidence of {self.label_set} is to be at least {self.at_least}; needs 0 to 1")
 
@@ -70,6 +75,17 @@ class Source:
     name: str = ""
 
     def __post_init__(self) -> None:
+        check_kind("dataset of a source", self.dataset, (Dataset, PathLike, str), "a folder, a URL or a Dataset")
+        check_kind("split of a source", self.split, str, f"one of {', '.join(TRAINING_SPLITS)}")
+        check_kind("share of a source", self.share, Real, "a number, a count or a ratio")
+        check_kind("audio of a source", self.audio, str, 'the name of an AudioSpec, as AudioSpec(layout="foa").name')
+        check_kind("name of a source", self.name, str, "text")
+        check_kind(
+            "confidence of a source", self.confidence, (Confidence, NoneType), 'Confidence("beats", at_least=0.5)'
+        )
+        if self.first is not None:
+            check_whole(first=self.first)
+        check_kind("including of a source", self.including, Iterable, "a tuple of other splits")
         if isinstance(self.including, str) or len({self.split, *self.including}) <= len(self.including):
             raise UsageError(f"source of split {self.split} includes {self.including!r}; needs a tuple of other splits")
         for split in (self.split, *self.including):
@@ -83,11 +99,16 @@ class Source:
                 "labels, exclude, only and classes of a source are collections of names; put the one name into a "
                 "tuple, and a file of keys into a Path"
             )
+        check_kind("labels of a source", self.labels, Iterable, "a tuple of names of label sets")
+        object.__setattr__(self, "labels", tuple(self.labels))  # before it is looked at: it may give its names once
+        check_each("labels of a source", self.labels, (str, Average), "names of label sets, or Average")
+        for name in ("exclude", "only", "classes"):
+            given = getattr(self, name)
+            check_kind(f"{name} of a source", given, (Iterable, Path, NoneType), "a tuple of names, or for keys a Path")
         if self.first is not None and self.first < 1:
             raise UsageError(f"source takes the first {self.first} clips; needs 1 or more")
         if isinstance(self.order, type) or not hasattr(self.order, "of"):
             raise UsageError(f"source of split {self.split} has order {self.order!r}; needs one such as Shuffled()")
-        object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "including", tuple(self.including))
         for name in ("exclude", "only", "classes"):
             given = getattr(self, name)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import HOP_MS, UsageError
+from shards.loader._kinds import check_whole
 from shards.loader.order._order import Clips, Order, random_words
 from shards.loader.order._weights import PUBLISHED_OFFSET, By, clip_weights
 
@@ -46,6 +47,9 @@ class Balanced:
     def __post_init__(self) -> None:
         if self.by not in get_args(By):
             raise UsageError(f"balanced order is by {self.by!r}, needs one of {', '.join(get_args(By))}")
+        for name in ("offset", "draws"):
+            if getattr(self, name) is not None:
+                check_whole(**{name: getattr(self, name)})
         if self.offset is not None and self.offset < 0:
             raise UsageError(f"balanced order has offset {self.offset}; needs 0 or more")
         if self.replacement != (self.draws is None) or (self.draws is not None and self.draws < 1):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import UsageError
+from shards.loader._kinds import check_whole
 from shards.loader.order._order import Clips, Order, random_words
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class BlockShuffle:
     window: int = 8
 
     def __post_init__(self) -> None:
+        check_whole(window=self.window)
         if not 1 <= self.window <= _MAX_WINDOW:
             raise UsageError(f"block shuffle has a window of {self.window} shards; needs 1 to {_MAX_WINDOW}")
 

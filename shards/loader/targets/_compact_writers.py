@@ -12,7 +12,7 @@ from pipeline import HOP_MS
 from shards.loader._read import Tars
 from shards.loader.join._join import JoinedSource
 from shards.loader.targets._compact import CompactBatch, CompactLayout, Spans, Stored, table_starts
-from shards.loader.targets._hard_targets import HardStrong, HardWeak
+from shards.loader.targets._hard_targets import HardStrong, HardWeak, Runs
 from shards.loader.targets._options import HARD_TARGETS, TargetOptions
 from shards.loader.targets._soft import Scratch, SoftTarget
 from shards.loader.targets._targets import TargetLayout
@@ -20,12 +20,12 @@ from shards.loader.targets._writers import Arrays, Clip, FieldOf, MadeTarget, So
 
 
 class Extra:
-    """What a clip has besides arrays: cells of hard targets within the clip's own, and labels that have no codes."""
+    """What a clip has besides arrays: runs of cells of its hard targets, and labels that have no codes."""
 
-    __slots__ = ("exact", "spans")
+    __slots__ = ("exact", "runs")
 
     def __init__(self) -> None:
-        self.spans: dict[str, list[tuple[int, int]]] = {}
+        self.runs: dict[str, Runs] = {}
         self.exact: dict[str, npt.NDArray[np.float32]] = {}
 
 
@@ -111,28 +111,18 @@ def _stored(name: str, sources: Sequence[JoinedSource]) -> Stored:
     return tuple(sorted({(rows.target.kind, shard.codec) for rows in sets for shard in rows.members.shards}))
 
 
-class _Weak:
-    def __init__(self, place: int, name: str, hard: HardWeak) -> None:
-        self._place, self._name, self._hard = place, name, hard
-
-    def write(self, arrays: Arrays, at: Clip) -> None:
-        classes = self._hard.classes(at.clip)
-        arrays["present"][at.place, self._place] = classes is not None
-        if classes:
-            _extra(at).spans[self._name] = [(number, 1) for number in classes]
-
-
-class _Strong:
-    def __init__(self, place: int, name: str, hard: HardStrong, layout: TargetLayout, sample_rate: int) -> None:
+class _Hard:
+    def __init__(
+        self, place: int, name: str, hard: HardWeak | HardStrong, layout: TargetLayout, sample_rate: int
+    ) -> None:
         self._place, self._name, self._hard = place, name, hard
         self._layout, self._rate = layout, sample_rate
 
     def write(self, arrays: Arrays, at: Clip) -> None:
-        spans = self._hard.spans(at.clip, self._layout.valid_frames(at.samples, self._rate))
-        arrays["present"][at.place, self._place] = spans is not None
-        if spans:
-            row = self._layout.frames
-            _extra(at).spans[self._name] = [(number * row + first, last - first) for number, first, last in spans]
+        runs = self._hard.runs(at.clip, self._layout.valid_frames(at.samples, self._rate))
+        arrays["present"][at.place, self._place] = runs is not None
+        if runs is not None:
+            _extra(at).runs[self._name] = runs
 
 
 class _Codes:
@@ -192,10 +182,8 @@ def _writer(
 ) -> Writer:
     if made is None:
         return _Absent(place, name, layout)
-    if isinstance(made, HardWeak):
-        return _Weak(place, name, made)
-    if isinstance(made, HardStrong):
-        return _Strong(place, name, made, layout, sample_rate)
+    if isinstance(made, HardWeak | HardStrong):
+        return _Hard(place, name, made, layout, sample_rate)
     if layout.coded:
         return _Codes(place, name, made, stored[name], scratch)
     return _Values(place, SoftValues(name, made, layout, sample_rate, scratch))
@@ -209,13 +197,18 @@ def _extra(at: Clip) -> Extra:
 
 
 def _spans(of_clip: Sequence[tuple[int, Extra]], name: str, layout: TargetLayout) -> Spans:
-    row = prod(layout.shape)
-    spans = [(place * row + first, cells) for place, extra in of_clip for first, cells in extra.spans.get(name, ())]
-    start, length = np.array(spans, np.int64).reshape(-1, 2).T.copy()
+    found = [(place, *extra.runs[name]) for place, extra in of_clip if name in extra.runs]
+    if not found:
+        return Spans(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), 0)
+    places, starts, lengths = zip(*found, strict=True)
+    before = np.array(places, np.int64) * prod(layout.shape)
+    start = np.concatenate(starts, dtype=np.int64) + np.repeat(before, [len(one) for one in starts])
+    length = np.concatenate(lengths, dtype=np.int64)
     return Spans(torch.from_numpy(start), torch.from_numpy(length), int(length.sum()))
 
 
 def _exact(of_clip: Sequence[tuple[int, Extra]], name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     found = [(place, extra.exact[name]) for place, extra in of_clip if name in extra.exact]
+    places = np.array([place for place, _ in found], np.int64)
     values = np.stack([label for _, label in found]) if found else np.zeros((0, *shape), np.float32)
-    return torch.tensor([place for place, _ in found], dtype=torch.int64), torch.from_numpy(values)
+    return torch.from_numpy(places), torch.from_numpy(values)

@@ -1,10 +1,14 @@
 """How labels become targets: over which classes, at which temperature, on which grid, and sets averaged into one."""
 
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from math import isfinite
+from numbers import Real
+from types import NoneType
 from typing import Literal, get_args
 
 from pipeline import ClassMap, Grid, UsageError, Vocabulary
+from shards.loader._kinds import check_each, check_kind
 
 HARD_TARGETS = ("hard_weak", "hard_strong")
 AverageDomain = Literal["logit", "probability"]
@@ -29,12 +33,16 @@ class Average:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_kind("name of an average", self.name, str, "text")
+        if not isinstance(self.of, str):
+            check_each(f"label sets of average {self.name}", self.of, str, "names of label sets")
         if isinstance(self.of, str) or len(set(self.of)) != len(self.of) or len(self.of) < 2:
             raise UsageError(f"average {self.name} is of {self.of!r}; needs two or more different label sets")
         object.__setattr__(self, "of", tuple(self.of))
         if self.domain not in get_args(AverageDomain):
             raise UsageError(f"average {self.name} has domain {self.domain!r}, needs logit or probability")
         if self.weights is not None:
+            check_each(f"weights of average {self.name}", self.weights, Real, "numbers")
             object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
             if len(self.weights) != len(self.of) or not all(isfinite(w) and w > 0 for w in self.weights):
                 raise UsageError(
@@ -70,6 +78,10 @@ class TargetOptions:
     compact: bool = False
 
     def __post_init__(self) -> None:
+        check_kind("vocabulary", self.vocabulary, (Vocabulary, ClassMap), "a Vocabulary or a ClassMap")
+        check_kind("grid", self.grid, (Grid, NoneType), "Grid(hop_ms=64), or Grid(frames=156)")
+        check_kind("hard targets", self.hard, Iterable, f"a tuple out of {', '.join(HARD_TARGETS)}")
+        check_kind("temperature", self.temperature, Real, "a number")
         if not (isfinite(self.temperature) and self.temperature > 0):
             raise UsageError(f"temperature is {self.temperature}; needs a number above 0, 1 for labels as they are")
         if isinstance(self.hard, str) or not set(self.hard) <= set(HARD_TARGETS):

@@ -78,6 +78,11 @@ def made_targets(
         yield name, made
 
 
+def _clear(target: npt.NDArray[Any]) -> None:
+    """Zeros in all of it, C-contiguous. NumPy sets bytes in two thirds of the time it sets float32 in."""
+    target.view(np.uint8).fill(0)
+
+
 class SoftValues:
     """Writes a soft target without its weight."""
 
@@ -89,7 +94,7 @@ class SoftValues:
         """Valid frames of the target; 0 where the clip has none."""
         target = arrays[self._target][at.place]
         if not self._soft.has(at.clip):
-            target.fill(0)
+            _clear(target)
             return 0
         self._soft.write(at.clip, at.key, at.samples, target, self._scratch, at.stages)
         frames = self._layout.valid_frames(at.samples, self._rate)
@@ -102,10 +107,8 @@ def _writer(name: str, made: MadeTarget, layout: TargetLayout, sample_rate: int,
     if made is None:
         return _Absent(name)
     weight = _Weight(name, layout, made.known)
-    if isinstance(made, HardWeak):
-        return _Weak(name, made, weight)
-    if isinstance(made, HardStrong):
-        return _Strong(name, made, layout, sample_rate, weight)
+    if isinstance(made, HardWeak | HardStrong):
+        return _Hard(name, made, layout, sample_rate, weight)
     return _Soft(SoftValues(name, made, layout, sample_rate, scratch), weight)
 
 
@@ -116,7 +119,7 @@ class _Absent:
         self._target, self._weight = f"target/{name}", f"weight/{name}"
 
     def write(self, arrays: Arrays, at: Clip) -> None:
-        arrays[self._target][at.place].fill(0)
+        _clear(arrays[self._target][at.place])
         arrays[self._weight][at.place].fill(0)
 
 
@@ -141,32 +144,23 @@ class _Weight:
             weight[self._layout.from_frame(frames)] = 0
 
 
-class _Weak:
-    def __init__(self, name: str, hard: HardWeak, weight: _Weight) -> None:
-        self._target, self._hard, self._weight = f"target/{name}", hard, weight
-
-    def write(self, arrays: Arrays, at: Clip) -> None:
-        target = arrays[self._target][at.place]
-        target.fill(0)
-        classes = self._hard.classes(at.clip)
-        for number in classes or ():
-            target[number] = 1
-        self._weight.write(arrays, at, classes is not None)
-
-
-class _Strong:
-    def __init__(self, name: str, hard: HardStrong, layout: TargetLayout, sample_rate: int, weight: _Weight) -> None:
+class _Hard:
+    def __init__(
+        self, name: str, hard: HardWeak | HardStrong, layout: TargetLayout, sample_rate: int, weight: _Weight
+    ) -> None:
         self._target, self._hard, self._weight = f"target/{name}", hard, weight
         self._layout, self._rate = layout, sample_rate
 
     def write(self, arrays: Arrays, at: Clip) -> None:
         target = arrays[self._target][at.place]
-        target.fill(0)
+        _clear(target)
         frames = self._layout.valid_frames(at.samples, self._rate)
-        spans = self._hard.spans(at.clip, frames)
-        for number, first, last in spans or ():
-            target[number, first:last] = 1
-        self._weight.write(arrays, at, 0 if spans is None else frames)
+        runs = self._hard.runs(at.clip, frames)
+        if runs is not None:
+            cells, (starts, lengths) = target.reshape(-1), runs
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+                cells[start : start + length] = 1
+        self._weight.write(arrays, at, 0 if runs is None else frames)
 
 
 class _Soft:
