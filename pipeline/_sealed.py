@@ -67,7 +67,7 @@ def open_sealed(path: Path, schema: pa.Schema, remedy: str) -> Iterator[pq.Parqu
     except OSError as error:
         if not isinstance(path, Path) and not isinstance(error, FileNotFoundError):  # a store that cannot be reached
             raise
-        if _without_answer(error):
+        if without_answer(error):
             raise OSError(f"{path}: cannot be reached ({error.__cause__})") from error
         why = error.strerror or "is not there"  # what libraries of stores raise has no text of its own
         raise FormatError(f"{path}: cannot be read ({why}); {remedy}") from error
@@ -88,8 +88,11 @@ def open_sealed(path: Path, schema: pa.Schema, remedy: str) -> Iterator[pq.Parqu
         raise FormatError(f"{path}: is damaged or not parquet ({reason}); {remedy}") from error
 
 
-def _without_answer(error: OSError) -> bool:
-    """fsspec says of web servers that a file is not there for all that goes wrong; only 404 and 410 mean it."""
+def without_answer(error: OSError) -> bool:
+    """fsspec says of web servers that a file is not there for all that goes wrong; only 404 and 410 mean it.
+
+    What went wrong is the cause of `error` then.
+    """
     cause = error.__cause__
     from_web_server = cause is not None and type(cause).__module__.partition(".")[0] == "aiohttp"
     return from_web_server and getattr(cause, "status", None) not in (404, 410)

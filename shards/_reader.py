@@ -17,6 +17,10 @@ from shards._store import is_remote
 from shards.codecs._audio import decode_audio
 from shards.codecs._label import decode_label_checked
 
+TAR_ENDS = "the tar ends in it; restore the tar, or delete its .json and write it again"
+NOT_AS_WRITTEN = "is not what was written; restore the tar, or delete its .json and write it again"
+"""What is wrong with a member, after its tar and clip."""
+
 _Reader = TypeVar("_Reader", bound="_ShardReader")
 
 
@@ -65,13 +69,9 @@ class _ShardReader:
         clips = self._clips
         content = self._read_at(clips.offset[row], clips.length[row])
         if len(content) != clips.length[row]:
-            raise IntegrityError(
-                f"{self._where(row)}: the tar ends in it; restore the tar, or delete its .json and write it again"
-            )
+            raise IntegrityError(f"{self._where(row)}: {TAR_ENDS}")
         if google_crc32c.value(content) != clips.crc32c[row]:
-            raise IntegrityError(
-                f"{self._where(row)}: is not what was written; restore the tar, or delete its .json and write it again"
-            )
+            raise IntegrityError(f"{self._where(row)}: {NOT_AS_WRITTEN}")
         return content
 
     def _read_at(self, offset: int, length: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from pipeline import FormatError, UsageError
-from pipeline._sealed import open_regular
+from pipeline._sealed import open_regular, without_answer
 
 _STREAM_BLOCK_BYTES = 8 * 2**20
 
@@ -131,12 +131,10 @@ def store_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        # fsspec says so of web servers for all that goes wrong; only 404 and 410 mean it.
-        cause = error.__cause__
-        if not isinstance(cause, _error_kinds(root)) or getattr(cause, "status", None) in (404, 410):
+        if error.__cause__ is None or not without_answer(error):
             raise
         with store_errors(root):
-            raise cause from error
+            raise error.__cause__ from error
     except _error_kinds(root) as error:
         status = getattr(error, "status", None)  # of a web server's answer
         if status in (401, 403):

@@ -41,7 +41,7 @@ class Filler:
     def __init__(self, sources: Sequence[JoinedSource], options: TargetOptions, tars: Tars) -> None:
         """Raises UsageError if sources cannot stand in one batch: other audio, label sets of other shapes."""
         self._made_of = (tuple(sources), options, tars)
-        self._sources, self._options, self._tars = self._made_of
+        self._sources, _, self._tars = self._made_of
         self._spec = common_spec(sources)
         self._frames = -(-self._spec.clip_ms // HOP_MS)
         self._layouts = target_layouts(sources, options)

@@ -15,6 +15,7 @@ import google_crc32c
 from pipeline import IntegrityError
 from shards._fetch import read_range
 from shards._index import IndexedShard
+from shards._reader import NOT_AS_WRITTEN, TAR_ENDS
 from shards._store import is_remote
 from shards.codecs._kernels import ShortRead, WrongChecksum, read_checked
 from shards.loader._cache import ShardCache
@@ -58,15 +59,9 @@ class Tars:
             tar.used = True
             return read_checked(tar.descriptor, offset, length, crc32c, self._room(length))
         except ShortRead as error:
-            raise IntegrityError(
-                f"{shard.tar_path}: clip {key}: the tar ends in it; restore the tar, or delete its .json and write it "
-                "again"
-            ) from error
+            raise IntegrityError(f"{shard.tar_path}: clip {key}: {TAR_ENDS}") from error
         except WrongChecksum as error:
-            raise IntegrityError(
-                f"{shard.tar_path}: clip {key}: is not what was written; restore the tar, or delete its .json and "
-                "write it again"
-            ) from error
+            raise IntegrityError(f"{shard.tar_path}: clip {key}: {NOT_AS_WRITTEN}") from error
         except OSError as error:
             if tar is None:
                 raise
