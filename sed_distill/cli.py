@@ -116,7 +116,7 @@ def _add_transcode(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--out", required=True, help="folder of the copy; one that is there is completed")
     parser.add_argument(
         "--codec", required=True, choices=("flac", "pcm16", "fast"),
-        help="fast: decodes in a ninth of FLAC's time; pcm16: no decoding; flac: smallest; all lossless",
+        help="fast: decodes three times as fast as FLAC, or more; pcm16: no decoding; flac: smallest; all lossless",
     )  # fmt: skip
     parser.add_argument("--split", nargs="+", default=[], help="splits to copy (default: all)")
     parser.add_argument("--audio", nargs="+", default=[], metavar="SPEC", help="audio specs to copy (default: all)")

@@ -15,7 +15,7 @@ from shards.codecs._audio_out import Buffer, PcmOut
 _CODECS: dict[str, ModuleType] = {
     "flac": _audio_flac,  # the smallest: for keeping
     "pcm16": _audio_pcm16,  # readable by anything, no decoding at all
-    "fast": _audio_fast,  # a ninth of FLAC's decode time: for training
+    "fast": _audio_fast,  # a third of FLAC's decode time, a ninth without kernels: for training
 }
 AUDIO_CODECS = tuple(_CODECS)
 _OUT = (np.dtype(np.float32), np.dtype(np.int16))
