@@ -1,8 +1,3 @@
-from ._beats import Beats as Beats
-from ._beats import BeatsConfig as BeatsConfig
-from ._beats import beats_features as beats_features
-from ._beats_teacher import BeatsTeacher as BeatsTeacher
-from ._beats_teacher import load_beats as load_beats
 from ._choice import TeacherChoice as TeacherChoice
 from ._label_command import add_label_arguments as add_label_arguments
 from ._label_command import label_script as label_script
@@ -11,4 +6,12 @@ from ._labelling import LabelConfig as LabelConfig
 from ._labelling import label_stage as label_stage
 from ._registry import FAMILIES as FAMILIES
 from ._registry import load_teacher as load_teacher
+from ._teacher import WAVEFORM as WAVEFORM
+from ._teacher import FrontEnd as FrontEnd
 from ._teacher import Teacher as Teacher
+from .families._beats import Beats as Beats
+from .families._beats import BeatsConfig as BeatsConfig
+from .families._beats import beats_features as beats_features
+from .families._beats_teacher import BeatsTeacher as BeatsTeacher
+from .families._beats_teacher import load_beats as load_beats
+from .families._parts import PRECISIONS as PRECISIONS

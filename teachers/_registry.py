@@ -11,13 +11,15 @@ from teachers._teacher import Teacher
 
 # Family -> the function that loads it, given (path, device). Named, not imported: a family loads when asked for.
 _FAMILIES = {
-    "beats": "teachers._beats_teacher:load_beats",
+    "beats": "teachers.families._beats_teacher:load_beats",
 }
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
 
 
-def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> Teacher:
-    """The teacher in file `checkpoint`, in evaluation mode on `device`.
+def load_teacher(
+    family: str, *, checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", precision: str = "float32"
+) -> Teacher:
+    """The teacher in file `checkpoint`, in evaluation mode on `device`, its matrix products in `precision`.
 
     `family` is one of FAMILIES, or "module:factory" for a teacher of your own: a function of (Path, torch.device) that
     returns a Teacher. Raises TeacherError for an unknown family and for a checkpoint that is damaged, incomplete or of
@@ -40,6 +42,7 @@ def load_teacher(family: str, *, checkpoint: str | os.PathLike[str], device: str
     teacher = load(Path(checkpoint), place)
     if not isinstance(teacher, Teacher):
         raise TeacherError(f"{family} returned a {type(teacher).__name__}, needs a teachers.Teacher")
+    teacher.use_precision(precision)
     return teacher
 
 

@@ -1,37 +1,99 @@
 """What a teacher is to everything that labels with it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pipeline import AudioSpec, TargetSpec, TeacherError, Vocabulary
+from pipeline import CLIP_MS, HOP_MS, AudioSpec, TargetSpec, TeacherError, Vocabulary
+
+Protocol = Literal["frame", "clip"]
+"""What people told the teacher in training: which frames a sound is in, or only which clips."""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Waveforms [B, N] -> features, whatever the model takes; float32, batched, each clip on its own.
+
+    Members of an ensemble whose front ends are equal share one computation. `name` goes into the provenance.
+    """
+
+    name: str
+    compute: Callable[[Tensor], Tensor]
+
+
+def _as_they_are(waveforms: Tensor) -> Tensor:
+    return waveforms
+
+
+WAVEFORM = FrontEnd("waveform", _as_they_are)
 
 
 class Teacher(ABC):
     """Maps full clips to logits. States its audio, its vocabulary and where its numbers come from.
 
-    `provenance` is what a label set records and compares: plain JSON values, the same on every device, among them the
-    checkpoint's sha256.
-    A subclass supplies `_frame_logits` and, where it has them, `_clip_logits`, both on checked waveforms.
+    provenance: what a label set records and compares: plain JSON values, the same on every device, among them the
+        checkpoint's sha256. `precision`, `front_end` and `vocabulary_sha256` are added.
+    contexts_ms: how much audio the model can hear at once; audio_spec.clip_ms is among them.
+    A subclass supplies `_frame_logits` and, where it has them, `_clip_logits`, both on the features of its front end.
     """
 
     def __init__(
-        self, *, audio_spec: AudioSpec, vocabulary: Vocabulary, provenance: dict[str, Any], device: torch.device
-    ) -> None:
+        self, *, audio_spec: AudioSpec, vocabulary: Vocabulary, provenance: Mapping[str, Any], device: torch.device,
+        protocol: Protocol = "frame", front_end: FrontEnd = WAVEFORM, contexts_ms: tuple[int, ...] = (CLIP_MS,),
+    ) -> None:  # fmt: skip
         self.audio_spec = audio_spec
         self.vocabulary = vocabulary
         self.device = device
-        self.provenance = {**provenance, "vocabulary_sha256": vocabulary.sha256}
+        self.protocol: Protocol = protocol
+        self.front_end = front_end
+        self.contexts_ms = contexts_ms
+        self.provenance: dict[str, Any] = {
+            "precision": "float32", **provenance, "front_end": front_end.name, "vocabulary_sha256": vocabulary.sha256,
+        }  # fmt: skip
+
+    @property
+    def context_ms(self) -> int:
+        """Audio that one value of a label was heard in."""
+        return self.audio_spec.clip_ms
+
+    @property
+    def frames(self) -> int:
+        """40 ms frames of a full clip: 250 for 10 s."""
+        return -(-self.audio_spec.clip_ms // HOP_MS)
 
     @property
     def target(self) -> TargetSpec:
-        """The frame-logit target: axes ("class", "time"), shape (len(vocabulary), 250), heard over the whole clip."""
+        """The frame-logit target: axes ("class", "time"), shape (len(vocabulary), frames)."""
         return TargetSpec(
-            axes=("class", "time"), kind="logit", vocabulary=self.vocabulary, context_ms=self.audio_spec.clip_ms
-        )
+            axes=("class", "time"), kind="logit", vocabulary=self.vocabulary, context_ms=self.context_ms,
+            frames=self.frames,
+        )  # fmt: skip
+
+    @property
+    def clip_target(self) -> TargetSpec:
+        """The clip-logit target: axis ("class",)."""
+        return TargetSpec(
+            axes=("class",), kind="logit", vocabulary=self.vocabulary, context_ms=self.context_ms, hop_ms=None,
+            frames=None,
+        )  # fmt: skip
+
+    @property
+    def has_clip_logits(self) -> bool:
+        """Whether `clip_logits` has a head to ask."""
+        return type(self)._clip_logits is not Teacher._clip_logits
+
+    def use_precision(self, precision: str) -> None:
+        """Run from now on in "float32" (as loaded), "bfloat16" or "float16"; once. The provenance says which.
+
+        Raises TeacherError where this teacher has no other than float32.
+        """
+        if precision != "float32":
+            self._cast(precision)
+            self.provenance["precision"] = precision
 
     def frame_logits(self, waveforms: Tensor) -> Tensor:
         """Float32 [B, 160000] at 16 kHz in [-1, 1], zero-padded at the end -> logits [B, classes, 250], 40 ms hop.
@@ -44,22 +106,31 @@ class Teacher(ABC):
 
     def clip_logits(self, waveforms: Tensor) -> Tensor:
         """As frame_logits, for the clip as a whole: [B, classes]. TeacherError where there is no clip-level head."""
-        return self._run(self._clip_logits, waveforms, (len(self.vocabulary),))
+        if not self.has_clip_logits:
+            raise TeacherError(f"{self._name} has no clip-level head; use its frame logits")
+        return self._run(self._clip_logits, waveforms, self.clip_target.shape)
 
     @abstractmethod
-    def _frame_logits(self, waveforms: Tensor) -> Tensor: ...
+    def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
+        """[B, classes, frames] of clips, or of shorter contexts, that are `frames` long."""
 
-    def _clip_logits(self, waveforms: Tensor) -> Tensor:
-        raise TeacherError(f"{self._name} has no clip-level head; use its frame logits")
+    def _clip_logits(self, features: Tensor, frames: int) -> Tensor:
+        """[B, classes] of the same. Only called where there is such a head."""
+        raise TypeError(f"{self._name} has no clip-level head")
 
-    def _run(self, model: Callable[[Tensor], Tensor], waveforms: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _cast(self, precision: str) -> None:
+        raise TeacherError(f"{self._name} runs in float32 only, {precision} is asked for; leave --precision out")
+
+    def _run(self, model: Callable[[Tensor, int], Tensor], waveforms: Tensor, shape: tuple[int, ...]) -> Tensor:
         self._check(waveforms)
         # On a CPU a batch is no faster than its clips one by one (BEATs: 559 ms alone, 590 ms each among 8), and one by
         # one a clip's logits are the same to the last bit whatever stands beside it.
         step = 1 if self.device.type == "cpu" else len(waveforms)
         # TF32, the default of cuDNN's convolutions, would move logits by more than the 1e-4 that label sets promise.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            logits = torch.cat([model(part.to(self.device)) for part in waveforms.split(step)])
+            logits = torch.cat(
+                [model(self.front_end.compute(part.to(self.device)), self.frames) for part in waveforms.split(step)]
+            )
         if logits.shape != (len(waveforms), *shape):
             raise TeacherError(
                 f"{self._name} gave {tuple(logits.shape)} logits for {len(waveforms)} clips, "

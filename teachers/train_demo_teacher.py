@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline import SOUND_CLASSES, Vocabulary, atomic_path, frame_labels, generate_soundscape, soundscape_seed
-from teachers._beats import Beats, BeatsConfig, beats_features
+from pipeline import FRAMES, SOUND_CLASSES, Vocabulary, atomic_path, frame_labels, generate_soundscape, soundscape_seed
+from teachers.families._beats import Beats, BeatsConfig, beats_features
 
 CONFIG = BeatsConfig(
     embed_dim=144,
@@ -83,7 +83,7 @@ def mean_average_precision(model: Beats, dev: list[tuple[Tensor, Tensor]]) -> tu
     """Frame-level average precision on dev: the mean over classes, and every class."""
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model.frame_logits(features) for features, _ in dev])
+        logits = torch.cat([model.frame_logits(features, FRAMES) for features, _ in dev])
     model.train()
     labels = torch.cat([labels for _, labels in dev])
     flat = logits.transpose(0, 1).flatten(1).numpy(), labels.transpose(0, 1).flatten(1).numpy() > 0.5
@@ -102,7 +102,7 @@ def half_clip_loss(model: Beats, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def whole_clip_loss(model: Beats, features: Tensor, labels: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(model.frame_logits(features).float(), labels)
+    return F.binary_cross_entropy_with_logits(model.frame_logits(features, FRAMES).float(), labels)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from teachers._beats import Beats, BeatsConfig
+from teachers.families._beats import Beats, BeatsConfig
 
 PARITY = Path(__file__).resolve().parent.parent / "parity"
 SMALL = BeatsConfig(

@@ -51,7 +51,7 @@ class LevelTeacher(Teacher):
             audio_spec=AudioSpec(), vocabulary=Vocabulary(MIDS, MIDS), provenance={"family": "level"}, device=device
         )
 
-    def _frame_logits(self, waveforms: Tensor) -> Tensor:
+    def _frame_logits(self, waveforms: Tensor, frames: int) -> Tensor:
         level = 20 * torch.log10(waveforms.square().mean(dim=1).sqrt() + 1e-9)
         level[level > self.LOUD_DB] = torch.nan
         return level[:, None, None].expand(-1, len(MIDS), 250)

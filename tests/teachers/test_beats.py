@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from teachers._beats import Beats, BeatsConfig, _relative_buckets, beats_features
-from teachers._beats_teacher import StrongBeats
+from teachers.families._beats import Beats, BeatsConfig, _relative_buckets, beats_features
+from teachers.families._beats_teacher import StrongBeats
 from tests.teachers.conftest import SMALL, random_beats
 
 
@@ -97,7 +97,8 @@ def test_tokens_are_those_of_the_published_formulas(small_model: Beats) -> None:
 def test_frame_logits_average_a_column_then_interpolate(small_model: Beats) -> None:
     features = torch.randn(1, 998, 128, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        tokens, frames = small_model.token_logits(features)[0].numpy(), small_model.frame_logits(features)[0].numpy()
+        tokens = small_model.token_logits(features)[0].numpy()
+        frames = small_model.frame_logits(features, 250)[0].numpy()
         clip = small_model.clip_logits(features)[0].numpy()
     columns = tokens.reshape(62, 8, 7).mean(axis=1)
     centres = (np.arange(250) + 0.5) * 62 / 250 - 0.5  # align_corners False, held at the ends
@@ -111,7 +112,8 @@ def test_strong_frames_pool_the_flattened_tokens() -> None:
     model.model = random_beats(SMALL)
     features = torch.randn(1, 998, 128, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        tokens, logits, clip = model.model(features)[0], model.frame_logits(features)[0], model.clip_logits(features)[0]
+        tokens = model.model(features)[0]
+        logits, clip = model.frame_logits(features, 250)[0], model.clip_logits(features, 250)[0]
         frames = torch.stack([tokens[t * 496 // 250 : -(-(t + 1) * 496 // 250)].mean(dim=0) for t in range(250)])
         assert len(tokens) == 496
         torch.testing.assert_close(logits, model.strong_head(frames).t(), atol=1e-5, rtol=0)
@@ -128,7 +130,7 @@ def test_a_fresh_model_learns_and_every_parameter_takes_part() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(15):
-        loss = F.binary_cross_entropy_with_logits(model.frame_logits(features), labels)
+        loss = F.binary_cross_entropy_with_logits(model.frame_logits(features, 250), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

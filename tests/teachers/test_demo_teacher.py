@@ -11,8 +11,8 @@ from torch import nn
 
 from pipeline import SOUND_CLASSES, frame_labels, generate_soundscape, soundscape_seed
 from teachers import load_teacher, train_demo_teacher
-from teachers._beats import Beats, beats_features
 from teachers._choice import DEMO_CHECKPOINT
+from teachers.families._beats import Beats, beats_features
 
 UNSEEN_SEED = 414_243
 FLOOR = 0.88
@@ -52,7 +52,7 @@ def test_an_untrained_model_stays_far_below_the_floor(unseen: tuple[torch.Tensor
     waveforms, labels = unseen
     torch.manual_seed(0)
     with torch.inference_mode():
-        logits = Beats(train_demo_teacher.CONFIG).eval().frame_logits(beats_features(waveforms))
+        logits = Beats(train_demo_teacher.CONFIG).eval().frame_logits(beats_features(waveforms), 250)
     assert micro_average_precision(logits, labels) < FLOOR / 4
 
 
@@ -92,5 +92,5 @@ def test_a_short_run_learns_and_writes_a_loadable_checkpoint(tmp_path: Path) -> 
     waveforms = torch.from_numpy(generate_soundscape(soundscape_seed(1, "teacher", 0)).waveform)[None]
     waveforms = nn.functional.pad(waveforms, (0, 160_000 - waveforms.shape[1]))
     with torch.inference_mode():
-        expected = model.eval().frame_logits(beats_features(waveforms))
+        expected = model.eval().frame_logits(beats_features(waveforms), 250)
     assert torch.allclose(teacher.frame_logits(waveforms), expected, atol=0.02)

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline import FRAMES, AudioSpec, TeacherError, Vocabulary, audioset_strong_447, class_name
-from teachers._beats import FBANK, Beats, BeatsConfig, beats_features
-from teachers._checkpoints import Checkpoint, fill, looks_like, read_checkpoint
+from pipeline import FRAMES, AudioSpec, TeacherError, Vocabulary, class_name
+from teachers._checkpoints import Checkpoint, fill, read_checkpoint
 from teachers._teacher import Teacher
+from teachers.families._beats import BEATS_FEATURES, FBANK, Beats, BeatsConfig
+from teachers.families._parts import cast_linears, to_frames
+from teachers.families._strong import StrongFamily, StrongModel, load_strong, require_family
 
 # Part of the provenance: raised when the same checkpoint and clip would give other numbers.
 _STAGE_VERSION = 1
+CONTEXTS_MS = (10_000, 5_000, 4_000, 2_000)
 _STRONG_PREFIXES = ("model.model.", "model.beats.")
 _WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 _TABLE = "self_attn.relative_attention_bias.weight"
@@ -23,92 +25,82 @@ _FIXED = {"layer_norm_first": False, "activation_fn": "gelu", "relative_position
 
 
 class BeatsTeacher(Teacher):
-    """`model` is Beats (unilm layout) or StrongBeats; both map `beats_features` to frame and clip logits."""
+    """Beats in unilm's layout, fine-tuned on clips: its predictor on every token, columns averaged, then interpolated.
 
-    def __init__(
-        self, model: "Beats | StrongBeats", vocabulary: Vocabulary, provenance: dict[str, Any], device: torch.device
-    ) -> None:
+    Relative positions alone: any context is as good as another.
+    """
+
+    def __init__(self, model: Beats, vocabulary: Vocabulary, provenance: dict[str, Any], device: torch.device) -> None:
         super().__init__(
-            audio_spec=AudioSpec(sample_rate=FBANK.sample_rate),
-            vocabulary=vocabulary,
-            provenance=provenance,
-            device=device,
-        )
+            audio_spec=AudioSpec(sample_rate=FBANK.sample_rate), vocabulary=vocabulary, provenance=provenance,
+            device=device, protocol="clip", front_end=BEATS_FEATURES, contexts_ms=CONTEXTS_MS,
+        )  # fmt: skip
         self.model = model.to(device).eval().requires_grad_(False)
 
-    def _frame_logits(self, waveforms: Tensor) -> Tensor:
-        return self.model.frame_logits(beats_features(waveforms))
+    def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
+        return self.model.frame_logits(features, frames)
 
-    def _clip_logits(self, waveforms: Tensor) -> Tensor:
-        if isinstance(self.model, StrongBeats) and self.model.weak_head is None:
-            return super()._clip_logits(waveforms)
-        return self.model.clip_logits(beats_features(waveforms))
+    def _clip_logits(self, features: Tensor, frames: int) -> Tensor:
+        return self.model.clip_logits(features)
+
+    def _cast(self, precision: str) -> None:
+        cast_linears(self.model, precision)
 
 
-class StrongBeats(nn.Module):
-    """PretrainedSED's heads on BEATs: the flattened time-major tokens pooled to 250 frames, then a Linear each."""
+class StrongBeats(StrongModel):
+    """PretrainedSED's heads on BEATs. Its 10 s heads learned the flattened time-major token list, in which a frame is
+    the mean of 2-3 neighbouring *frequency* tokens; in a shorter context that would place frames up to 220 ms early,
+    so there the tokens of a column are averaged first."""
+
+    model: Beats
 
     def __init__(self, config: BeatsConfig, classes: int, *, weak_head: bool) -> None:
-        super().__init__()
-        self.model = Beats(config)
-        self.strong_head = nn.Linear(config.encoder_embed_dim, classes)
-        self.weak_head = nn.Linear(config.encoder_embed_dim, classes) if weak_head else None
+        super().__init__(Beats(config), width=config.encoder_embed_dim, classes=classes, weak_head=weak_head)
 
-    def frames(self, features: Tensor) -> Tensor:
-        """[B, 998, 128] -> embeddings [B, 250, width]: 2-3 neighbouring *frequency* tokens a frame, as trained."""
-        return F.adaptive_avg_pool1d(self.model(features).transpose(1, 2), FRAMES).transpose(1, 2)
-
-    def frame_logits(self, features: Tensor) -> Tensor:
-        return self.strong_head(self.frames(features)).transpose(1, 2)
-
-    def clip_logits(self, features: Tensor) -> Tensor:
-        if self.weak_head is None:
-            raise TypeError("this checkpoint has no weak_head")
-        return self.weak_head(self.frames(features).mean(dim=1))
+    def frames(self, features: Tensor, frames: int) -> Tensor:
+        return to_frames(self.model(features) if frames == FRAMES else self.model.columns(features), frames)
 
 
-def load_beats(path: Path, device: torch.device) -> BeatsTeacher:
+def load_beats(path: Path, device: torch.device) -> Teacher:
     """Either layout, told apart by what the file holds. Raises TeacherError with the file and the reason."""
     checkpoint = read_checkpoint(path)
-    if {"cfg", "model"} & checkpoint.content.keys():
-        layout, load = "unilm", _unilm
-    else:
-        layout, load = "pretrained_sed", _strong
-    model, vocabulary = load(checkpoint)
+    if not {"cfg", "model"} & checkpoint.content.keys():
+        return load_strong(checkpoint, device, BEATS_STRONG)
+    model, vocabulary = _unilm(checkpoint)
     provenance = {
         "family": "beats",
         "checkpoint_sha256": checkpoint.sha256,
-        "layout": layout,
-        "precision": "float32",
-        "front_end": "kaldi_fbank",
+        "layout": "unilm",
         "stage_version": _STAGE_VERSION,
     }
     return BeatsTeacher(model, vocabulary, provenance, device)
 
 
-def _strong(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
-    path, content = checkpoint.path, checkpoint.content
-    _require_family(content, path)
-    if "strong_head.weight" not in content:
-        raise TeacherError(
-            f"{path}: BEATs without strong_head.weight (pre-trained or weak only); give the strong_1 checkpoint"
-        )
-    vocabulary = audioset_strong_447()
-    tensors = _own_names(content, BeatsConfig(), path, prefix="model.")
-    weak_head = "weak_head.weight" in tensors
-    model = fill(lambda: StrongBeats(BeatsConfig(), len(vocabulary), weak_head=weak_head), tensors, path)
-    _check_shared_table(tensors, path)
-    return model, vocabulary
+def _strong_names(checkpoint: Checkpoint) -> dict[str, Any]:
+    tensors = _own_names(checkpoint.content, BeatsConfig(), checkpoint.path, prefix="model.")
+    _check_shared_table(tensors, checkpoint.path)
+    return tensors
 
 
-def _unilm(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
+BEATS_STRONG = StrongFamily(
+    name="beats",
+    published="BEATs",
+    front_end=BEATS_FEATURES,
+    build=lambda classes, weak_head: StrongBeats(BeatsConfig(), classes, weak_head=weak_head),
+    own_names=_strong_names,
+    contexts_ms=CONTEXTS_MS,
+    stage_version=_STAGE_VERSION,
+)
+
+
+def _unilm(checkpoint: Checkpoint) -> tuple[Beats, Vocabulary]:
     path, content = checkpoint.path, checkpoint.content
     tensors = content.get("model")
     if not isinstance(tensors, dict) or not isinstance(content.get("cfg"), dict):
         raise TeacherError(
             f"{path}: has {', '.join(map(str, content))}; a unilm file needs dicts cfg and model; download it again"
         )
-    _require_family(tensors, path)
+    require_family(checkpoint, tensors, "BEATs")
     if "predictor.weight" not in tensors or "label_dict" not in content:
         raise TeacherError(
             f"{path}: no label_dict or predictor, so no classes (pre-trained only); give a fine-tuned checkpoint"
@@ -119,13 +111,6 @@ def _unilm(checkpoint: Checkpoint) -> tuple[Beats | StrongBeats, Vocabulary]:
     model = fill(lambda: Beats(config), tensors, path)
     _check_shared_table(tensors, path)
     return model, vocabulary
-
-
-def _require_family(keys: Mapping[str, Any], path: Path) -> None:
-    family = looks_like(keys)
-    if family != "BEATs":
-        some = ", ".join(str(key) for key in list(keys)[:3])
-        raise TeacherError(f"{path}: tensors of {family} ({some}, ...), not of BEATs; load it with its own family")
 
 
 def _own_names(tensors: Mapping[str, Any], config: BeatsConfig, path: Path, *, prefix: str = "") -> dict[str, Any]:
@@ -152,11 +137,12 @@ def _own_names(tensors: Mapping[str, Any], config: BeatsConfig, path: Path, *, p
     return named
 
 
-def _check_shared_table(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Of tables that differ the last would win unseen. `tensors` has the model's names and shapes by now."""
-    (_, first), *others = [(name, tensor) for name, tensor in tensors.items() if name.endswith(_TABLE)]
-    for name, tensor in others:
-        if not torch.equal(tensor.float(), first.float()):
+def _check_shared_table(tensors: Mapping[str, Any], path: Path) -> None:
+    """Of tables that differ the last would win unseen. What is no table of the right shape `fill` refuses."""
+    tables = [(name, table) for name, table in tensors.items() if name.endswith(_TABLE) and isinstance(table, Tensor)]
+    for name, table in tables[1:]:
+        first = tables[0][1]
+        if table.shape == first.shape and not torch.equal(table.float(), first.float()):
             raise TeacherError(
                 f"{path}: {name} differs from layer 0's; BEATs shares one table, give a checkpoint as released"
             )

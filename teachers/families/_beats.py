@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import FRAMES
 from pipeline.features import KaldiFbank, kaldi_fbank
+from teachers._teacher import FrontEnd
+from teachers.families._parts import Linear, to_frames
 
 FBANK = KaldiFbank(sample_rate=16_000, mel_bins=128, low_hz=20.0, high_hz=8_000.0)
 _FBANK_MEAN = 15.41663
@@ -52,6 +53,9 @@ def beats_features(waveforms: Tensor) -> Tensor:
     return (kaldi_fbank(waveforms * 2.0**15, FBANK) - _FBANK_MEAN) / (2.0 * _FBANK_STD)
 
 
+BEATS_FEATURES = FrontEnd("kaldi_fbank", beats_features)
+
+
 class Beats(nn.Module):
     """Features [B, T, 128] of `beats_features` -> tokens [B, T // 16 * 8, width], time-major: token = column * 8 + row.
 
@@ -81,14 +85,16 @@ class Beats(nn.Module):
         """[B, classes]: the mean over tokens, as the published classifier takes it."""
         return self._predictor(self(features).mean(dim=1))
 
-    def frame_logits(self, features: Tensor) -> Tensor:
-        """[B, classes, 250]: the tokens of a column averaged, then interpolated in time to the 40 ms grid.
+    def frame_logits(self, features: Tensor, frames: int) -> Tensor:
+        """[B, classes, frames]: the tokens of a column averaged, then interpolated in time to the 40 ms grid.
 
         Averaging before the predictor is the same number as after it (both are linear) at an eighth of the work.
         """
-        columns = self(features).unflatten(1, (-1, self.config.frequency_tokens)).mean(dim=2)
-        logits = self._predictor(columns).transpose(1, 2)
-        return F.interpolate(logits, size=FRAMES, mode="linear", align_corners=False)
+        return self._predictor(to_frames(self.columns(features), frames)).transpose(1, 2)
+
+    def columns(self, features: Tensor) -> Tensor:
+        """The mean of the tokens of each time column: [B, columns, width], 62 for 10 s, one per 160 ms."""
+        return self(features).unflatten(1, (-1, self.config.frequency_tokens)).mean(dim=2)
 
     def _predictor(self, tokens: Tensor) -> Tensor:
         if self.predictor is None:
@@ -194,8 +200,8 @@ def _relative_buckets(length: int, buckets: int, max_distance: int, device: torc
     return torch.where(magnitude < exact, magnitude, far) + half * (distance > 0)
 
 
-def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+def _linear(inputs: int, outputs: int, gain: float) -> Linear:
+    layer = Linear(inputs, outputs)
     nn.init.xavier_normal_(layer.weight, gain=gain)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,0 +1,1 @@
+"""Models of teachers, one file a family, and the parts they share."""
