@@ -8,6 +8,8 @@ one that is off by normal noise of one logit. "Worst class": of the classes whos
 Times are CPU time on one core, the median over runs; decoding is to float32 logits, or probabilities where a codec
 holds these.
 
+Then what the compiled encoder saves, whose bytes are those of NumPy, and labels per second of several threads.
+
 Last comes how short the levels of `small` and `faithful` could be written: the code length of an adaptive arithmetic
 coder that knows of each cell its class's level, how much and how long ago it changed, and learns from all clips.
 """
@@ -16,6 +18,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import lgamma, log
 from pathlib import Path
@@ -24,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shards.codecs import _compiled
 from shards.codecs._label import decode_label, encode_label
 from shards.codecs._label_fit import fit_levels
 from shards.codecs._label_levels import MAX_LOGIT, LossyCodec, levels
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logits, source = generated_logits(parsed.clips), "generated logits, seed 0"
     print(f"{len(logits)} clips of {logits.shape[1:]}, {source}; {os.cpu_count()} cores\n")
     report(logits)
+    encoders(logits)
     limits(logits)
 
 
@@ -91,6 +96,33 @@ def measured(codec: Codec, logits: Floats) -> tuple[float, Floats, float, float]
 
     _, decode_ms = timed(decode, 9)
     return sum(map(len, encoded)) / len(encoded), decoded, encode_ms / len(logits), decode_ms / len(logits)
+
+
+def encoders(logits: Floats) -> None:
+    counts = sorted({1, 2, os.cpu_count() or 1})
+    heads = " | ".join(f"labels/s, {count} thread{'s' * (count > 1)}" for count in counts)
+    print(f"\n| codec | NumPy, CPU ms | compiled, CPU ms | {heads} |\n|{'---|' * (3 + len(counts))}")
+    for codec in ("faithful", "small", "master"):
+
+        def encode(clip: Floats, codec: str = codec) -> bytes:
+            return encode_label(clip, shape=clip.shape, kind="logit", codec=codec)
+
+        times, contents = [], []
+        native = _compiled.native
+        for _compiled.native in (None, native):
+            found, ms = timed(lambda encode=encode: [encode(clip) for clip in logits], 5)
+            times.append(f"{ms / len(logits):.2f}")
+            contents.append(found)
+        if contents[0] != contents[1]:
+            raise SystemExit(f"{codec}: the compiled encoder writes other bytes than NumPy")
+        rates = []
+        for count in counts:
+            with ThreadPoolExecutor(count) as threads:
+                before = time.perf_counter()
+                for _ in range(5):
+                    list(threads.map(encode, logits))
+                rates.append(f"{5 * len(logits) / (time.perf_counter() - before):,.0f}")
+        print(f"| {codec} | {' | '.join([*times, *rates])} |")
 
 
 def timed(work: Callable[[], object], runs: int) -> tuple[object, float]:
@@ -189,7 +221,7 @@ def limits(logits: Floats) -> None:
     names: tuple[LossyCodec, ...] = ("faithful", "small")
     for codec in names:
         clipped = np.clip(logits, -MAX_LOGIT, MAX_LOGIT)
-        chosen = np.stack([fit_levels(clip, levels(codec)) for clip in clipped]).astype(np.int64)
+        chosen = np.stack([fit_levels(clip, levels(codec)).levels for clip in clipped]).astype(np.int64)
         stored = np.mean([len(encode_label(clip, shape=clip.shape, kind="logit", codec=codec)) for clip in logits])
         without, with_ = (bits / 8 / len(logits) for bits in level_bits(chosen, len(levels(codec).logits)))
         print(f"| {codec} | {stored:,.0f} | {without:,.0f} | {with_:,.0f} |")

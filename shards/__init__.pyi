@@ -15,6 +15,8 @@ from ._describe import describe as describe
 from ._failures import LABEL_FAILURES as LABEL_FAILURES
 from ._failures import LabelFailure as LabelFailure
 from ._failures import LabelRefused as LabelRefused
+from ._hard import HardRows as HardRows
+from ._hard import join_hard as join_hard
 from ._index import IndexedShard as IndexedShard
 from ._index import ShardIndex as ShardIndex
 from ._index import dataset_folders as dataset_folders
@@ -60,11 +62,13 @@ from .codecs._audio import AUDIO_CODECS as AUDIO_CODECS
 from .codecs._audio import audio_suffix as audio_suffix
 from .codecs._audio import check_audio_codec as check_audio_codec
 from .codecs._audio import decode_audio as decode_audio
+from .codecs._audio import decode_audio_into as decode_audio_into
 from .codecs._audio import encode_audio as encode_audio
 from .codecs._audio import max_audio_bytes as max_audio_bytes
 from .codecs._audio_fast import decode_fast as decode_fast
 from .codecs._label import LABEL_CODECS as LABEL_CODECS
 from .codecs._label import LabelCodec as LabelCodec
+from .codecs._label import check_label_codec as check_label_codec
 from .codecs._label import decode_label as decode_label
 from .codecs._label import decode_label_checked as decode_label_checked
 from .codecs._label import encode_label as encode_label
@@ -73,6 +77,7 @@ from .codecs._label import label_suffix as label_suffix
 from .codecs._label import max_label_bytes as max_label_bytes
 from .codecs._label_levels import LabelGuarantee as LabelGuarantee
 from .foreign._agreement import Agreement as Agreement
+from .foreign._agreement import agreement as agreement
 from .foreign._chunks import TAIL_RULES as TAIL_RULES
 from .foreign._export import ExportReport as ExportReport
 from .foreign._export import export_labels as export_labels

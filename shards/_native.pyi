@@ -46,3 +46,23 @@ def packed(
     probabilities: bool, /,
 ) -> bool:  # fmt: skip
     """As float16, of the bits that are packed in the planes."""
+
+def fit_levels(
+    logits: npt.NDArray[np.float32], rows: int, frames: int, reaches: npt.NDArray[np.int16],
+    kept: npt.NDArray[np.float64], sigmoid: npt.NDArray[np.float64], keeps: int, quiet: int,
+    levels: npt.NDArray[np.uint16], given: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], /,
+) -> None:  # fmt: skip
+    """Writes what shards.codecs._label_fit.Fitted holds. ValueError also for logits that are not within +-24."""
+
+def holds(
+    logits: npt.NDArray[np.float32], rows: int, frames: int, reaches: npt.NDArray[np.int16],
+    probabilities: npt.NDArray[np.float32], quiet: int, codes: npt.NDArray[np.uint16],
+    given: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], share: float, floor: float, /,
+) -> bool:  # fmt: skip
+    """Whether all codes are within reach, and no row's loss changes by more than that share or `floor` nats a cell."""
+
+def encode_runs(
+    levels: npt.NDArray[np.uint16], rows: int, frames: int, tokens: npt.NDArray[np.uint8],
+    side: npt.NDArray[np.uint8], /,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Runs, stated lengths, stated steps: what is written of `tokens`, with a byte a level, and `side`, with three."""

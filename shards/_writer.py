@@ -241,12 +241,22 @@ class LabelShardWriter(_ShardWriter):
         self.codec = codec
 
     def add(self, key: str, logits: npt.NDArray[np.float32]) -> None:
-        """Store float32 values of shape target.shape in this writer's codec.
+        """`encode` and `store` in one."""
+        self.store(key, self.encode(logits))
 
-        Raises LabelRefused (a ValueError with a `reason` for fail()) for values that cannot be stored within what the
-        codec guarantees; the clip can then still be failed.
+    def encode(self, values: npt.NDArray[np.float32]) -> bytes:
+        """Float32 values of shape target.shape in this writer's codec, for `store`.
+
+        Changes nothing and may be called from several threads at once; most of it runs without the GIL. Raises
+        LabelRefused (a ValueError with a `reason` for fail()) for values that cannot be stored within what the codec
+        guarantees; the clip can then still be failed.
         """
-        self._add(key, encode_label(logits, shape=self.target.shape, kind=self.target.kind, codec=self.codec))
+        return encode_label(values, shape=self.target.shape, kind=self.target.kind, codec=self.codec)
+
+    def store(self, key: str, content: bytes) -> None:
+        """Store what `encode` made of the values of the next clip of the audio shard."""
+        row = self._next(key)
+        self._rows.append((key, *self._store(f"{key}.{label_suffix(self.codec)}", content), *row))
 
     def add_encoded(self, key: str, content: bytes, *, where: str) -> None:
         """Store the member of another label shard of the same target and codec, byte for byte.
@@ -257,7 +267,7 @@ class LabelShardWriter(_ShardWriter):
         values = decode_label_checked(content, shape=target.shape, kind=target.kind, codec=self.codec, where=where)
         if not np.isfinite(values).all():
             raise FormatError(f"{where}: holds NaN or infinity; take this label from where it is whole")
-        self._add(key, content)
+        self.store(key, content)
 
     def fail(self, key: str, reason: str, detail: str) -> None:
         """Record that this clip has no label; `reason` out of LABEL_FAILURES. It keeps its place in the order."""
@@ -284,10 +294,6 @@ class LabelShardWriter(_ShardWriter):
         written = parse_label_sidecar(content, self.path)
         self._publish(content, sidecar.tar_sha256)
         return written
-
-    def _add(self, key: str, content: bytes) -> None:
-        row = self._next(key)
-        self._rows.append((key, *self._store(f"{key}.{label_suffix(self.codec)}", content), *row))
 
     def _next(self, key: str) -> tuple[str, int, str]:
         """Identity, samples and acoustic fingerprint of the next clip of the audio shard, which has to be `key`."""

@@ -7,7 +7,7 @@ import os
 import sys
 from types import ModuleType
 
-_VERSION = 2  # of the functions' arguments: a build that was older sources left behind is not used
+_VERSION = 4  # of the functions' arguments: a build that was older sources left behind is not used
 
 
 def _load() -> ModuleType | None:

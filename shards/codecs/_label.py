@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pipeline import FormatError, UsageError
 from pipeline._specs import MAX_TARGET_VALUES
 from shards._failures import LabelRefused
-from shards.codecs._label_fit import fit_levels, row_loss_change
+from shards.codecs._label_fit import fit_levels, holds
 from shards.codecs._label_float16 import (
     FLOAT16_MAX,
     Buffer,
@@ -38,7 +38,7 @@ from shards.codecs._label_float16 import (
     npy_header,
 )
 from shards.codecs._label_levels import GUARANTEES, MAX_LOGIT, LabelGuarantee, LossyCodec, levels
-from shards.codecs._label_runs import decode_runs, encode_runs
+from shards.codecs._label_runs import decode_codes, decode_runs, encode_runs
 
 LabelCodec = Literal["master", "faithful", "small", "npy"]
 LABEL_CODECS: tuple[str, ...] = get_args(LabelCodec)
@@ -92,10 +92,14 @@ def encode_label(values: _Values, *, shape: tuple[int, ...], kind: str, codec: s
     if codec == "master":
         return head + _PACKED + encode_packed(values)
     logits = _as_logits(values, kind)
-    runs = encode_runs(fit_levels(logits, levels(_lossy(codec))))
+    table = levels(_lossy(codec))
+    fitted = fit_levels(logits, table)
+    runs = encode_runs(fitted.levels)
     content = head + _RUNS + runs
-    if len(content) <= max_label_bytes(shape, codec) and _holds(logits, runs, _lossy(codec)):
-        return content
+    if len(content) <= max_label_bytes(shape, codec):
+        found = decode_codes(memoryview(runs), len(table.logits), logits.shape, "label")
+        if holds(logits, found, fitted, table, guarantee(_lossy(codec))):
+            return content
     return head + _PACKED + encode_packed(logits.reshape(shape))
 
 
@@ -194,23 +198,6 @@ def _as_logits(values: _Values, kind: str) -> _Values:
 def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """(rows, cells of one): classes over time, or all classes in one row."""
     return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
-
-
-def _holds(logits: _Values, runs: bytes, codec: LossyCodec) -> bool:
-    """Whether what a reader will see is within the guarantee. Logits: what was given, [row, time]."""
-    promised, table = guarantee(codec), levels(codec)
-    indices = np.arange(len(table.logits), dtype=np.float32)
-    level = decode_runs(memoryview(runs), indices, logits.shape, "label").astype(np.intp)
-    if np.abs(table.logits[level] - logits).max() > promised.max_logit_error:
-        return False
-    for temperature, error in promised.max_probability_error.items():
-        given = _sigmoid(logits / np.float32(temperature))
-        if np.abs(_sigmoid(table.logits / np.float32(temperature))[level] - given).max() > error - 1e-6:
-            return False
-    if promised.max_row_loss_change is None:
-        return True
-    change, loss = row_loss_change(logits, table.probabilities[level])
-    return bool(np.all(np.abs(change) <= np.maximum(promised.max_row_loss_change * loss, promised.row_loss_floor)))
 
 
 def _lossy(codec: str) -> LossyCodec:

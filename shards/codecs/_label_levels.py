@@ -92,7 +92,7 @@ class Levels:
     """The table of one codec, ascending float32 [levels], and for the encoder the levels within reach of a logit.
 
     keeps, kept: the tube's `keeps`, and the probabilities at that temperature, float64. quiet: the first level not
-    below the tube's `quiet`.
+    below the tube's `quiet`. reaches: int16 [bin, 2], the first and the last level within reach of the logits of a bin.
     """
 
     logits: npt.NDArray[np.float32]
@@ -100,13 +100,12 @@ class Levels:
     keeps: int
     kept: npt.NDArray[np.float64]
     quiet: int
-    _lowest: npt.NDArray[np.int16]
-    _highest: npt.NDArray[np.int16]
+    reaches: npt.NDArray[np.int16]
 
     def reach(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
         """The first and the last level that may stand for each logit, out of [-MAX_LOGIT, MAX_LOGIT]."""
         bins = ((logits + np.float32(MAX_LOGIT)) * np.float32(_BINS_PER_LOGIT) + np.float32(0.5)).astype(np.int32)
-        return self._lowest[bins], self._highest[bins]
+        return self.reaches[:, 0][bins], self.reaches[:, 1][bins]
 
 
 @lru_cache(maxsize=2)
@@ -129,8 +128,7 @@ def levels(codec: LossyCodec) -> Levels:
         tube.keeps,
         1 / (1 + np.exp(-table / tube.keeps)),
         int(np.searchsorted(table, tube.quiet)),
-        np.maximum(lowest, 0).astype(np.int16),
-        np.minimum(highest, len(table) - 1).astype(np.int16),
+        np.stack((np.maximum(lowest, 0), np.minimum(highest, len(table) - 1)), axis=1).astype(np.int16),
     )
 
 

@@ -16,17 +16,32 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import FormatError
+from shards.codecs import _compiled
 
 _HEAD = struct.Struct("<5I")  # runs; stated lengths; stated steps; bytes of the tokens; bytes of the side stream
 _LAST, _STATED = 14, 15
 _LONGEST = 15 + 255
 Buffer = bytes | memoryview
+_Bytes = npt.NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 _ZSTD = pa.Codec("zstd", compression_level=1)
 
 
-def encode_runs(levels: npt.NDArray[np.integer]) -> bytes:
-    """Levels [row, time] within [0, 32767]."""
+def encode_runs(levels: npt.NDArray[np.uint16]) -> bytes:
+    """Levels [row, time], C-contiguous, within [0, 32767]. The same with the kernels and without."""
+    native = _compiled.native
+    if native is None:
+        runs, lengths, jumps, *streams = _runs_of(levels)
+    else:
+        tokens, side = np.empty(levels.size, np.uint8), np.empty(3 * levels.size, np.uint8)
+        runs, lengths, jumps = native.encode_runs(levels, *levels.shape, tokens, side)
+        streams = [tokens[:runs], side[: lengths + 2 * jumps]]
+    compressed = [_ZSTD.compress(stream, asbytes=True) for stream in streams]
+    return _HEAD.pack(runs, lengths, jumps, *map(len, compressed)) + b"".join(compressed)
+
+
+def _runs_of(levels: npt.NDArray[np.uint16]) -> tuple[int, int, int, _Bytes, _Bytes]:
+    """Runs, stated lengths and stated steps; tokens and side stream."""
     frames = levels.shape[1]
     line = levels.astype(np.int32).ravel()
     starts = np.empty(levels.shape, bool)
@@ -52,11 +67,11 @@ def encode_runs(levels: npt.NDArray[np.integer]) -> bytes:
     zigzag = np.where(step < 0, -2 * step - 1, 2 * step - 2)
     is_jump = (step == 0) | (zigzag >= _STATED)
     high = np.where(is_last, _LAST, np.where(is_stated, _STATED, length - 1))
-    tokens = _compress(high << 4 | np.where(is_jump, _STATED, zigzag))
+    tokens = high << 4 | np.where(is_jump, _STATED, zigzag)
     lengths = length[is_stated] - _STATED
     jumps = step[is_jump] << 1 ^ step[is_jump] >> 31
-    side = _compress(np.concatenate((lengths, jumps & 255, jumps >> 8)))
-    return _HEAD.pack(len(high), len(lengths), len(jumps), len(tokens), len(side)) + tokens + side
+    side = np.concatenate((lengths, jumps & 255, jumps >> 8))
+    return len(tokens), len(lengths), len(jumps), tokens.astype(np.uint8), side.astype(np.uint8)
 
 
 def decode_runs(
@@ -88,6 +103,20 @@ def decode_runs(
     return np.repeat(table[level], length).reshape(shape)
 
 
+def decode_codes(content: memoryview, levels: int, shape: tuple[int, int], where: object) -> npt.NDArray[np.uint16]:
+    """The levels themselves, of a table of that many, [row, time]. Raises FormatError as decode_runs does."""
+    native = _compiled.native
+    codes = np.arange(levels, dtype=np.uint16)
+    if native is None:
+        return decode_runs(content, codes, shape, where)
+    streams, stated, jumps = run_streams(content, shape, where)
+    out = np.empty(shape, np.uint16)
+    wrong = native.runs(*streams, stated, jumps, *shape, codes, out, None)
+    if wrong:
+        raise FormatError(other_side_stream(where) if wrong == 1 else runs_leave(where, levels))
+    return out
+
+
 def run_streams(content: memoryview, shape: tuple[int, int], where: object) -> tuple[tuple[Buffer, Buffer], int, int]:
     """Tokens and side stream; stated lengths and steps in it: as many bytes as they have to be. Raises FormatError."""
     rows, frames = shape
@@ -111,8 +140,3 @@ def other_side_stream(where: object) -> str:
 
 def runs_leave(where: object, levels: int) -> str:
     return f"{where}: label's runs leave its rows or the {levels} levels; label the shard again"
-
-
-def _compress(stream: npt.NDArray[np.integer]) -> bytes:
-    compressed: bytes = _ZSTD.compress(stream.astype(np.uint8).tobytes(), asbytes=True)
-    return compressed

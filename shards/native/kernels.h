@@ -62,4 +62,36 @@ int look_up_float16(const unsigned char *bits, size_t rows, size_t columns, cons
 int decode_packed(const unsigned char *high, const unsigned char *low, size_t rows, size_t columns,
                   const LabelOut *out);
 
+/* What levels are chosen for and from. logits: [rows, frames]. reaches: the first and the last level for each of
+   LABEL_BINS bins of a logit. kept: the probability of each level. sigmoid: LABEL_PLACES times two numbers. quiet: a
+   level. */
+#define LABEL_BINS 98305
+#define LABEL_PLACES 1537
+typedef struct {
+    const float *logits;
+    size_t rows, frames;
+    const int16_t *reaches;
+    const double *kept, *sigmoid;
+    size_t levels;
+    double keeps;
+    int quiet;
+} LabelFit;
+
+void choose_label_fit(int portable);
+/* 1: levels [rows, frames] are written, and of each row the sums of p x and of its loss; 0: logits are not within +-24,
+   or the table has not the levels that they reach; -1: no memory. */
+int fit_label(const LabelFit *fit, uint16_t *levels, double *given, double *loss);
+/* Whether all codes are within reach of their logits, and the loss of each row changes by no more than that share of
+   itself or `floor` nats a cell. -1: logits are not within +-24. `kept` and `sigmoid` are not used. */
+int label_holds(const LabelFit *fit, const float *probabilities, const uint16_t *codes, const double *given,
+                const double *loss, double share, double floor);
+typedef struct {
+    size_t runs, stated, jumps;
+} RunCounts;
+
+/* What decode_runs reads, of levels [rows, frames] up to 32,767. Room: a byte a level for the tokens, three for the
+   side stream. Returns 0 where levels are larger. */
+int encode_runs(const uint16_t *levels, size_t rows, size_t frames, unsigned char *tokens, unsigned char *side,
+                RunCounts *counts);
+
 #endif

@@ -6,6 +6,8 @@
 
 #define LAST 14
 #define STATED 15
+#define LONGEST (STATED + 255)
+#define AT_MOST 256 /* cells whose runs are looked for at once */
 
 static unsigned char *row_at(const LabelOut *out, size_t row, size_t columns)
 {
@@ -95,6 +97,64 @@ int decode_runs(const unsigned char *tokens, size_t runs, const unsigned char *s
 {
     return out->value_bytes == 4 ? runs_of(tokens, runs, side, stated, jumps, rows, frames, out, 4)
                                  : runs_of(tokens, runs, side, stated, jumps, rows, frames, out, 2);
+}
+
+/* Where runs are written, and how many have been. */
+typedef struct {
+    unsigned char *tokens, *lengths, *low, *high;
+    RunCounts counts;
+} RunsOut;
+
+/* Without a branch, which would seldom be foreseen: what is not stated is written over by the next that is. */
+ALWAYS_INLINE void put_run(RunsOut *out, size_t length, int step, int is_last)
+{
+    unsigned sign = step < 0 ? ~0u : 0, stated = (unsigned)step << 1 ^ sign;
+    unsigned zigzag = stated - (2 & ~sign); /* 2 step - 2 or -2 step - 1; of 0 as large as can be */
+    unsigned step_code = zigzag < STATED ? zigzag : STATED;
+    unsigned length_code = is_last ? LAST : length < STATED ? (unsigned)length - 1 : STATED;
+    out->tokens[out->counts.runs++] = (unsigned char)(length_code << 4 | step_code);
+    out->lengths[out->counts.stated] = (unsigned char)(length - STATED);
+    out->counts.stated += length_code == STATED;
+    out->low[out->counts.jumps] = (unsigned char)stated;
+    out->high[out->counts.jumps] = (unsigned char)(stated >> 8);
+    out->counts.jumps += step_code == STATED;
+}
+
+int encode_runs(const uint16_t *levels, size_t rows, size_t frames, unsigned char *tokens, unsigned char *side,
+                RunCounts *counts)
+{
+    size_t cells = rows * frames;
+    RunsOut out = {tokens, side, side + cells, side + 2 * cells, {0, 0, 0}};
+    uint32_t starts[AT_MOST + 1];
+    int before = 0;
+    unsigned all = 0;
+    for (size_t row = 0; row < rows; row++, levels += frames) {
+        size_t start = 0;
+        for (size_t done = 0; done < frames; done += AT_MOST) {
+            size_t stop = frames - done < AT_MOST ? frames : done + AT_MOST, count = 0;
+            for (size_t t = done ? done : 1; t < stop; t++) {
+                starts[count] = (uint32_t)t;
+                count += levels[t] != levels[t - 1];
+            }
+            if (stop == frames)
+                starts[count++] = (uint32_t)frames;
+            for (size_t i = 0; i < count; i++) {
+                size_t end = starts[i], length = end - start;
+                int level = levels[start], step = level - before;
+                if (end < frames) /* a run too long to be stated goes on with a step of 0 */
+                    for (; UNLIKELY(length > LONGEST); length -= LONGEST, step = 0)
+                        put_run(&out, LONGEST, step, 0);
+                put_run(&out, length, step, end == frames);
+                all |= (unsigned)level;
+                before = level;
+                start = end;
+            }
+        }
+    }
+    memmove(side + out.counts.stated, out.low, out.counts.jumps);
+    memmove(side + out.counts.stated + out.counts.jumps, out.high, out.counts.jumps);
+    *counts = out.counts;
+    return all <= 32767;
 }
 
 /* The places of float16 in the order of numbers: 0 is at 0, -0 at -1, infinities and NaN are at both ends. Either way

@@ -7,9 +7,10 @@
 #include <unistd.h>
 
 #include "kernels.h"
+#include "module.h"
 
 /* Python code of version N of this file's functions refuses another's: an old build beside newer sources. */
-#define VERSION 2
+#define VERSION 4
 
 static int get_pcm_out(PyObject *array, Py_ssize_t channels, Py_ssize_t samples, Py_buffer *view, PcmOut *out)
 {
@@ -304,6 +305,7 @@ static PyObject *py_portable(PyObject *module, PyObject *wanted)
         return NULL;
     choose_crc32c(portable);
     choose_flac(portable);
+    choose_label_fit(portable);
     Py_RETURN_NONE;
 }
 
@@ -316,6 +318,9 @@ static PyMethodDef methods[] = {
     {"runs", py_runs, METH_VARARGS, NULL},
     {"float16", py_float16, METH_VARARGS, NULL},
     {"packed", py_packed, METH_VARARGS, NULL},
+    {"fit_levels", py_fit_levels, METH_VARARGS, NULL},
+    {"holds", py_holds, METH_VARARGS, NULL},
+    {"encode_runs", py_encode_runs, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -327,6 +332,7 @@ static int prepare(PyObject *module)
         choose_crc32c(0);
         prepare_flac_crc();
         choose_flac(0);
+        choose_label_fit(0);
         is_prepared = 1;
     }
     return PyModule_AddIntConstant(module, "VERSION", VERSION);

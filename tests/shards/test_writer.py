@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_plain_webdataset_iterates_audio_and_labels(pair):
     assert [sample["__key__"] for sample in samples] == ["aa_0", LONG_KEY, "_c_0"]
     for sample in samples:
         np.testing.assert_array_equal(decode_label(sample["label"]), clip_logits(sample["__key__"]).astype(np.float16))
+
+
+def test_labels_encoded_in_threads_are_stored_in_order(pair, tmp_path):
+    """Encoding needs no order and changes nothing; storing keeps to that of the audio shard."""
+    audio, labels = pair
+    with LabelShardWriter(tmp_path, audio, target=TARGET, provenance=labels.provenance) as writer:
+        with ThreadPoolExecutor(3) as threads:
+            contents = dict(zip(KEYS, threads.map(lambda key: writer.encode(clip_logits(key)), KEYS), strict=True))
+        with pytest.raises(UsageError, match="keep its order"):
+            writer.store(KEYS[1], contents[KEYS[1]])
+        with pytest.raises(LabelRefused, match="NaN"):
+            writer.encode(np.full(TARGET.shape, np.nan, np.float32))
+        for key, failed in zip(KEYS, labels.clips.length, strict=True):
+            if failed == 0:
+                writer.fail(key, "not_finite", "NaN at frame 3")
+            else:
+                writer.store(key, contents[key])
+        sidecar = writer.commit()
+    assert sidecar.clips == labels.clips
 
 
 def test_encoded_labels_are_stored_as_they_are_or_refused(pair, tmp_path):
