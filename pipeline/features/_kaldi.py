@@ -1,7 +1,8 @@
-"""Kaldi's log mel filter bank in torch, batched, for models trained on kaldi features (BEATs and its relatives)."""
+"""Kaldi's log mel filter bank in torch, batched, for models trained on kaldi features (BEATs, ASiT)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,10 @@ _ENERGY_FLOOR = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, kw_only=True)
 class KaldiFbank:
-    """Settings of a filter bank. Always: frames snip their edges, no dither, DC removed per frame, window povey."""
+    """Settings of a filter bank. Always: frames snip their edges, no dither, DC removed per frame.
+
+    window: both are symmetric and zero at both ends; povey, kaldi's own, is Hann to the power 0.85.
+    """
 
     sample_rate: int = 16_000
     mel_bins: int = 128
@@ -24,6 +28,7 @@ class KaldiFbank:
     low_hz: float = 20.0
     high_hz: float = 8_000.0
     preemphasis: float = 0.97
+    window: Literal["povey", "hann"] = "povey"
 
     @property
     def frame_samples(self) -> int:
@@ -48,7 +53,7 @@ def kaldi_fbank(waveforms: Tensor, spec: KaldiFbank) -> Tensor:
 
     Scale matters (the energy floor is absolute): kaldi models expect samples in the int16 range, x * 2^15.
     Raises UsageError where a clip is shorter than one frame.
-    Source: kaldi compute-fbank-feats with window povey, power spectrum, natural logarithm.
+    Source: kaldi compute-fbank-feats, power spectrum, natural logarithm.
     """
     if waveforms.ndim != 2 or spec.frames(waveforms.shape[1]) == 0:
         raise UsageError(
@@ -69,12 +74,12 @@ def kaldi_fbank(waveforms: Tensor, spec: KaldiFbank) -> Tensor:
 def _constants(spec: KaldiFbank, device: torch.device) -> tuple[Tensor, Tensor]:
     """(window, mel bank) in float32. Not inference tensors, whoever asks first: a later call may need gradients."""
     with torch.inference_mode(False):
-        return _povey_window(spec.frame_samples).to(device), _mel_bank(spec).float().to(device)
+        return _window(spec).to(device), _mel_bank(spec).float().to(device)
 
 
-def _povey_window(samples: int) -> Tensor:
-    """Kaldi's default window: a symmetric Hann window to the power 0.85, zero at both ends."""
-    return torch.hann_window(samples, periodic=False, dtype=torch.float32).pow(0.85)
+def _window(spec: KaldiFbank) -> Tensor:
+    hann = torch.hann_window(spec.frame_samples, periodic=False, dtype=torch.float32)
+    return hann.pow(0.85) if spec.window == "povey" else hann
 
 
 def _mel_bank(spec: KaldiFbank) -> Tensor:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from pipeline.features import KaldiFbank, kaldi_fbank
 from teachers._teacher import FrontEnd
-from teachers.families._parts import Linear, to_frames
+from teachers.families._columns import columns_to_frames, whole_columns
+from teachers.families._parts import Freezable, Linear, attend
 
 FBANK = KaldiFbank(sample_rate=16_000, mel_bins=128, low_hz=20.0, high_hz=8_000.0)
 _FBANK_MEAN = 15.41663
 _FBANK_STD = 6.55582
+# What a normalised frame of zeros holds: kaldi floors energies at the machine epsilon.
+_SILENCE = (math.log(2.0**-23) - _FBANK_MEAN) / (2.0 * _FBANK_STD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +93,12 @@ class Beats(nn.Module):
 
         Averaging before the predictor is the same number as after it (both are linear) at an eighth of the work.
         """
-        return self._predictor(to_frames(self.columns(features), frames)).transpose(1, 2)
+        return self._predictor(self.column_frames(features, frames)).transpose(1, 2)
 
-    def columns(self, features: Tensor) -> Tensor:
-        """The mean of the tokens of each time column: [B, columns, width], 62 for 10 s, one per 160 ms."""
-        return self(features).unflatten(1, (-1, self.config.frequency_tokens)).mean(dim=2)
+    def column_frames(self, features: Tensor, frames: int) -> Tensor:
+        """[B, frames, width]: the mean of each column's tokens (one per 160 ms, 62 for 10 s), brought to frames."""
+        tokens = self(whole_columns(features, frames, _SILENCE))
+        return columns_to_frames(tokens.unflatten(1, (-1, self.config.frequency_tokens)).mean(dim=2), frames)
 
     def _predictor(self, tokens: Tensor) -> Tensor:
         if self.predictor is None:
@@ -114,10 +118,10 @@ class _Encoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(config, table) for _ in range(config.encoder_layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.layer_norm(tokens + self.pos_conv(tokens.transpose(1, 2)).transpose(1, 2))
+        tokens = self.layer_norm(tokens + self.pos_conv(tokens))
         length = tokens.shape[1]
         buckets = _relative_buckets(length, self.config.num_buckets, self.config.max_distance, tokens.device)
-        by_distance = self.layers[0].self_attn.relative_attention_bias(buckets).t()
+        by_distance = self.layers[0].self_attn.relative_attention_bias(buckets).t().contiguous()
         # Row i of the bias holds distances -i .. length - 1 - i: a window over all of them, one step earlier per query.
         bias = by_distance.unfold(1, length, 1).flip(1)
         for layer in self.layers:
@@ -125,8 +129,10 @@ class _Encoder(nn.Module):
         return tokens
 
 
-class _PositionConv(nn.Module):
+class _PositionConv(Freezable):
     """Grouped convolution over tokens, weight norm per kernel tap (dim 2); an even kernel drops its last output."""
+
+    spectrum: Tensor | None
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -136,12 +142,36 @@ class _PositionConv(nn.Module):
         self.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("spectrum", None, persistent=False)
 
-    def forward(self, channels: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, L, width] -> the same shape."""
+        if self.spectrum is not None:
+            return F.gelu(self._by_fft(tokens, self.spectrum) + self.bias)
+        channels = tokens.transpose(1, 2)
+        out = F.conv1d(channels, self._weight(), self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(out[..., : tokens.shape[1]].transpose(1, 2))
+
+    def freeze(self) -> None:
+        """As products in the frequency domain the 128 taps cost a small part of the operations, all in float32."""
+        spectrum = torch.fft.rfft(self._weight(), n=2 * self.kernel).conj()
+        # [width, width / groups, bins] -> for every bin and group a matrix [width / groups, width / groups].
+        spectrum = spectrum.unflatten(0, (self.groups, -1)).permute(3, 0, 1, 2).flatten(0, 1)
+        self.spectrum = spectrum.resolve_conj().contiguous()
+
+    def _by_fft(self, tokens: Tensor, spectrum: Tensor) -> Tensor:
+        """Overlap-save: of every two kernels' length of tokens the first half comes out whole."""
+        clips, length, width = tokens.shape
+        before, blocks = self.kernel // 2, -(-length // self.kernel)
+        padded = F.pad(tokens, (0, 0, before, (blocks + 1) * self.kernel - length - before))
+        bins = torch.fft.rfft(padded.unfold(1, 2 * self.kernel, self.kernel)).permute(3, 2, 0, 1)
+        out = spectrum @ bins.reshape(len(spectrum), -1, clips * blocks)
+        out = torch.fft.irfft(out.reshape(-1, width, clips, blocks).permute(2, 3, 1, 0))[..., : self.kernel]
+        return out.transpose(2, 3).flatten(1, 2)[:, :length]
+
+    def _weight(self) -> Tensor:
         norm = torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True)
-        weight = self.weight_v * (self.weight_g / norm)
-        out = F.conv1d(channels, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
-        return F.gelu(out[..., : channels.shape[-1]])
+        return self.weight_v * (self.weight_g / norm)
 
 
 class _Layer(nn.Module):
@@ -157,7 +187,7 @@ class _Layer(nn.Module):
 
     def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
         tokens = self.self_attn_layer_norm(tokens * self.scale + self.self_attn(tokens, bias))
-        return self.final_layer_norm(tokens * self.scale + self.fc2(F.gelu(self.fc1(tokens))))
+        return self.final_layer_norm(tokens * self.scale + self.fc2(self.fc1.gelu(tokens)))
 
 
 class _GatedAttention(nn.Module):
@@ -183,10 +213,14 @@ class _GatedAttention(nn.Module):
             projection(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        gates = self.grep_linear(query).unflatten(3, (2, 4)).sum(dim=-1).sigmoid()
-        gate = gates[..., :1] * (gates[..., 1:] * self.grep_a - 1.0) + 2.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=gate * bias)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        return self.out_proj(attend(query, key, value, self._gate(query.float()), bias))
+
+    def _gate(self, query: Tensor) -> Tensor:
+        """[B, heads, L, 1]. Of the 8 outputs of `grep_linear` only two sums of four are used: two outputs do."""
+        weight = self.grep_linear.weight.unflatten(0, (2, 4)).sum(dim=1)
+        bias = self.grep_linear.bias.unflatten(0, (2, 4)).sum(dim=1)
+        gates = F.linear(query, weight, bias).sigmoid()
+        return gates[..., :1] * (gates[..., 1:] * self.grep_a - 1.0) + 2.0
 
 
 def _relative_buckets(length: int, buckets: int, max_distance: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from pipeline import FRAMES, AudioSpec, TeacherError, Vocabulary, class_name
 from teachers._checkpoints import Checkpoint, fill, read_checkpoint
 from teachers._teacher import Teacher
 from teachers.families._beats import BEATS_FEATURES, FBANK, Beats, BeatsConfig
-from teachers.families._parts import cast_linears, to_frames
+from teachers.families._parts import cast_linears, frozen, to_frames
 from teachers.families._strong import StrongFamily, StrongModel, load_strong, require_family
 
 # Part of the provenance: raised when the same checkpoint and clip would give other numbers.
@@ -35,7 +35,7 @@ class BeatsTeacher(Teacher):
             audio_spec=AudioSpec(sample_rate=FBANK.sample_rate), vocabulary=vocabulary, provenance=provenance,
             device=device, protocol="clip", front_end=BEATS_FEATURES, contexts_ms=CONTEXTS_MS,
         )  # fmt: skip
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = frozen(model, device)
 
     def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
         return self.model.frame_logits(features, frames)
@@ -50,7 +50,7 @@ class BeatsTeacher(Teacher):
 class StrongBeats(StrongModel):
     """PretrainedSED's heads on BEATs. Its 10 s heads learned the flattened time-major token list, in which a frame is
     the mean of 2-3 neighbouring *frequency* tokens; in a shorter context that would place frames up to 220 ms early,
-    so there the tokens of a column are averaged first."""
+    so there the tokens of a column are averaged first, and columns stand where they stand at the start of 10 s."""
 
     model: Beats
 
@@ -58,7 +58,9 @@ class StrongBeats(StrongModel):
         super().__init__(Beats(config), width=config.encoder_embed_dim, classes=classes, weak_head=weak_head)
 
     def frames(self, features: Tensor, frames: int) -> Tensor:
-        return to_frames(self.model(features) if frames == FRAMES else self.model.columns(features), frames)
+        if frames == FRAMES:
+            return to_frames(self.model(features), frames)
+        return self.model.column_frames(features, frames)
 
 
 def load_beats(path: Path, device: torch.device) -> Teacher:

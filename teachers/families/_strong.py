@@ -4,7 +4,7 @@ and, in most files, one for clips.
 Source: Schmid et al., "Effective Pre-Training of Audio Transformers for Sound Event Detection", ICASSP 2025.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline import CLIP_MS, AudioSpec, TeacherError, Vocabulary, audioset_strong_447
 from teachers._checkpoints import Checkpoint, fill, looks_like
 from teachers._teacher import FrontEnd, Teacher
-from teachers.families._parts import cast_linears, to_frames
+from teachers.families._parts import cast_linears, frozen, to_frames
 
 
 class StrongModel(nn.Module):
@@ -52,7 +52,7 @@ class StrongTeacher(Teacher):
             audio_spec=AudioSpec(), vocabulary=vocabulary, provenance=provenance, device=device, protocol="frame",
             front_end=front_end, contexts_ms=contexts_ms,
         )  # fmt: skip
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = frozen(model, device)
 
     @property
     def has_clip_logits(self) -> bool:
@@ -110,6 +110,25 @@ def load_strong(checkpoint: Checkpoint, device: torch.device, family: StrongFami
         model, front_end=family.front_end, contexts_ms=family.contexts_ms, vocabulary=vocabulary,
         provenance=provenance, device=device,
     )  # fmt: skip
+
+
+def own_names(checkpoint: Checkpoint, *prefixes: str, ignored: Collection[str] = ()) -> dict[str, Any]:
+    """The file's tensors with `model.` for the first of `prefixes` that a name starts with; without those `ignored`.
+
+    Raises TeacherError where two tensors end up under one name.
+    """
+    named: dict[str, Any] = {}
+    for key, tensor in checkpoint.content.items():
+        if key in ignored:
+            continue
+        prefix = next((prefix for prefix in prefixes if str(key).startswith(prefix)), None)
+        name = str(key) if prefix is None else "model." + str(key).removeprefix(prefix)
+        if name in named:
+            raise TeacherError(
+                f"{checkpoint.path}: holds {name} twice, under two spellings; give the checkpoint as it was released"
+            )
+        named[name] = tensor
+    return named
 
 
 def require_family(checkpoint: Checkpoint, keys: Mapping[str, Any], published: str) -> None:

@@ -75,6 +75,9 @@ def parity_checkpoint(rules: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of a cut-down fixture, by the rules of tests/parity/README.md."""
     tensors: dict[str, Tensor] = {}
     for rule in rules["tensors"]:
+        if "values" in rule:
+            tensors[rule["key"]] = torch.tensor(rule["values"])
+            continue
         for number in range(rule.get("count", 1)):
             key = rule["key"].replace("{}", str(number))
             digest = hashlib.sha256(f"{rules['seed']}:{rule.get('seeded_by', key)}".encode()).digest()

@@ -1,0 +1,1 @@
+"""What benchmarks.teachers measures teachers beside: published loops, and bare matrix products."""
