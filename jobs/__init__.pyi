@@ -4,6 +4,10 @@ from ._command import local_folder as local_folder
 from ._command import run_command as run_command
 from ._command import run_stages_from as run_stages_from
 from ._driver import Quarantined as Quarantined
+from ._merge import MergeConfig as MergeConfig
+from ._merge import merge_stage as merge_stage
+from ._merge_command import add_merge_arguments as add_merge_arguments
+from ._merge_command import run_merge as run_merge
 from ._pack import PackConfig as PackConfig
 from ._pack import pack_shard as pack_shard
 from ._pack import pack_stage as pack_stage

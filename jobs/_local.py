@@ -1,11 +1,13 @@
 """One worker inside the calling process: the same stages without Ray, for tests, debugging and small machines."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from types import TracebackType
 
 from jobs._driver import Done, Event, Failed, Pool, Ready
-from jobs._stage import ShardFunction, ShardTask, Stage
+from jobs._stage import ShardFunction, ShardResult, ShardTask, Stage
+from jobs._stop import Interrupted
 from pipeline import SedDistillError
 
 # What a stage may raise on the way through a shard. Others (TypeError, AttributeError, ...) are mistakes in the stage's
@@ -23,14 +25,18 @@ APPLICATION_ERRORS = (
 
 
 class InProcessPool(Pool):
-    """`wait` does the work itself, so it lasts as long as the work. A crash of the stage is one of this process."""
+    """`wait` does the work itself, so it lasts as long as the work; or threads do, where the stage takes several shards
+    at once. A crash of the stage is one of this process."""
 
     workers: int = 1
 
     def __init__(self, stage: Stage) -> None:
+        self.at_once: int = stage.at_once
         self._stage = stage
-        self._opened: dict[int, ShardFunction | None] = {}
+        self._opened: dict[int, ShardFunction] = {}
         self._todo: deque[tuple[int, ShardTask | None]] = deque()
+        self._threads = futures.ThreadPoolExecutor(stage.at_once, thread_name_prefix="shard")
+        self._running: dict[futures.Future[ShardResult], tuple[int, ShardTask]] = {}
 
     def __enter__(self) -> "InProcessPool":
         return self
@@ -38,31 +44,52 @@ class InProcessPool(Pool):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._threads.shutdown(cancel_futures=True)
         self._opened.clear()
 
     def spawn(self, worker: int) -> None:
         self._todo.append((worker, None))
 
     def assign(self, worker: int, task: ShardTask) -> None:
-        self._todo.append((worker, task))
+        if self.at_once == 1:
+            self._todo.append((worker, task))
+        else:
+            self._running[self._threads.submit(self._opened[worker], task)] = (worker, task)
 
     def kill(self, worker: int) -> None:
-        self._opened.pop(worker, None)
+        """Waits for what threads have begun, which a signal ends at its next safe point."""
         self._todo = deque(entry for entry in self._todo if entry[0] != worker)
+        begun = [call for call, (of, _) in self._running.items() if of == worker]
+        futures.wait(begun)
+        for call in begun:
+            del self._running[call]
+        self._opened.pop(worker, None)
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
-        worker, task = self._todo.popleft()
-        try:
-            return (self._do(worker, task),)
-        except APPLICATION_ERRORS as error:
-            return (Failed(worker=worker, reason=describe_error(error), transient=isinstance(error, OSError)),)
+        if self._todo:
+            worker, task = self._todo.popleft()
+            return (_answer(worker, task, lambda: self._do(worker, task)),)
+        ended, _ = futures.wait(self._running, timeout_s, futures.FIRST_COMPLETED)
+        return [
+            _answer(*self._running.pop(call), call.result)
+            for call in ended
+            if not isinstance(call.exception(), Interrupted)  # the run is about to be stopped, and this call with it
+        ]
 
-    def _do(self, worker: int, task: ShardTask | None) -> Event:
-        function = self._opened.get(worker)
-        if task is None or function is None:
-            self._opened[worker] = self._stage.open_worker(self._stage.config)
-            return Ready(worker=worker)
-        return Done(worker=worker, result=function(task))
+    def _do(self, worker: int, task: ShardTask | None) -> ShardResult | None:
+        if task is not None:
+            return self._opened[worker](task)
+        self._opened[worker] = self._stage.open_worker(self._stage.config)
+        return None
+
+
+def _answer(worker: int, task: ShardTask | None, work: Callable[[], ShardResult | None]) -> Event:
+    try:
+        result = work()
+    except APPLICATION_ERRORS as error:
+        transient = isinstance(error, OSError)
+        return Failed(worker=worker, task=task, reason=describe_error(error), transient=transient)
+    return Ready(worker=worker) if task is None or result is None else Done(worker=worker, task=task, result=result)
 
 
 def describe_error(error: BaseException) -> str:

@@ -86,19 +86,20 @@ def machine_cpus() -> int:
 
 
 class RayPool(Pool):
-    """One actor per worker, one call in flight per actor. Ray restarts none, and none is used after an error."""
+    """One actor per worker, in which each shard in hand is a call of its own. Ray restarts none of them."""
 
     def __init__(self, stage: Stage, *, workers: int | None, address: str | None) -> None:
         self.workers: int = workers or 0  # 0: what there is room for, known once Ray is there
+        self.at_once: int = stage.at_once
         self._stage = stage
         self._address = resolve_address(address, os.environ)
         self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, int] = {}  # object reference of a call in flight -> worker
-        self._starting: set[int] = set()
+        # Object reference of a call in flight -> worker and shard, None while it opens the stage.
+        self._calls: dict[Any, tuple[int, ShardTask | None]] = {}
         self._session = contextlib.ExitStack()
 
     def __enter__(self) -> "RayPool":
-        cpus = max(machine_cpus(), self.workers * self._stage.cpus)
+        cpus = max(machine_cpus(), max(1, self.workers) * self._stage.cpus)
         with contextlib.ExitStack() as session:
             session.enter_context(ray_session(self._address, cpus=cpus))
             self._check_gpus()
@@ -122,21 +123,20 @@ class RayPool(Pool):
             num_gpus=self._stage.gpus,
             max_restarts=0,
             max_task_retries=0,
+            max_concurrency=self.at_once,  # threads
             runtime_env={"env_vars": self._worker_environment()},
         )
         self._actors[worker] = actor.remote()
-        self._starting.add(worker)
-        self._calls[self._actors[worker].open.remote(self._stage.open_worker, self._stage.config)] = worker
+        self._calls[self._actors[worker].open.remote(self._stage.open_worker, self._stage.config)] = (worker, None)
 
     def assign(self, worker: int, task: ShardTask) -> None:
-        self._calls[self._actors[worker].do.remote(task)] = worker
+        self._calls[self._actors[worker].do.remote(task)] = (worker, task)
 
     def kill(self, worker: int) -> None:
         import ray
 
         actor = self._actors.pop(worker, None)
-        self._starting.discard(worker)
-        self._calls = {call: of for call, of in self._calls.items() if of != worker}
+        self._calls = {call: of for call, of in self._calls.items() if of[0] != worker}
         if actor is not None:
             ray.kill(actor)
 
@@ -149,9 +149,9 @@ class RayPool(Pool):
         finished, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
         if not finished:
             finished, _ = ray.wait(calls, num_returns=1, timeout=timeout_s)
-        return [self._event(call, self._calls.pop(call)) for call in finished]
+        return [self._event(call, *self._calls.pop(call)) for call in finished]
 
-    def _event(self, call: Any, worker: int) -> Event:
+    def _event(self, call: Any, worker: int, task: ShardTask | None) -> Event:
         import ray
         from ray.exceptions import RayActorError, RayError, RayTaskError
 
@@ -162,14 +162,11 @@ class RayPool(Pool):
             reason = _first_line(cause) if isinstance(cause, RayError) else describe_error(cause)
             if "No module named" in reason:
                 reason += "; install this project on the workers, or submit it with ray job submit --working-dir"
-            return Failed(worker=worker, reason=reason, transient=isinstance(cause, OSError))
+            return Failed(worker=worker, task=task, reason=reason, transient=isinstance(cause, OSError))
         except RayError as error:
             preempted = isinstance(error, RayActorError) and bool(error.preempted)
             return Lost(worker=worker, reason=_first_line(error), preempted=preempted)
-        if worker in self._starting:
-            self._starting.remove(worker)
-            return Ready(worker=worker)
-        return Done(worker=worker, result=answer)
+        return Ready(worker=worker) if task is None else Done(worker=worker, task=task, result=answer)
 
     def _check_gpus(self) -> None:
         """A cluster may still grow; on one machine a worker would wait for its GPU for ever."""

@@ -56,6 +56,8 @@ class Stage:
     done: results of the shards that were already committed, so that the report accounts for every clip of the manifest.
     output: folder that receives shards and report.json; absolute, because a job may run anywhere.
     cpus, gpus: what one worker uses. OMP_NUM_THREADS is `cpus` in worker processes, before any library is loaded.
+    at_once: shards that a worker is given at a time, by threads of its own: with 2, one is read while the other has the
+        GPU. What open_worker returns is then called from several threads.
     notes: counts found while planning that belong in the report (recordings that nobody asked for, ...).
     command: arguments of `sed-distill` that make this stage, recorded beside what it writes; empty if there are none.
     """
@@ -68,5 +70,6 @@ class Stage:
     output: Path
     cpus: int = 1
     gpus: float = 0.0
+    at_once: int = 1
     notes: dict[str, int] = field(default_factory=dict)
     command: tuple[str, ...] = ()

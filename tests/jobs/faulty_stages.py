@@ -75,7 +75,15 @@ def _fail(fault: str, partial: Path) -> None:
         raise OSError(5, "Input/output error")
     elif fault == "bug":
         raise TypeError("a mistake in the stage")
+    elif fault == "meet":
+        partial.with_name(f"here-{partial.name}").touch()
+        for _ in range(300):
+            if len(list(partial.parent.glob("here-*"))) > 1:
+                return
+            time.sleep(0.1)
+        raise ValueError("no other shard was in hand")
     elif fault == "hang":
+        partial.with_name(partial.name.replace(".partial", "hung")).touch()
         for _ in range(600):
             time.sleep(0.1)
             stop_if_asked()

@@ -106,6 +106,51 @@ def test_killed_workers_cost_one_attempt_each(tmp_path: Path) -> None:
     assert (tmp_path / "000002.txt").read_text() == "2 1\n"  # OMP_NUM_THREADS is what the stage says one worker uses
 
 
+def test_one_worker_has_two_shards_in_hand(tmp_path: Path, executor: str) -> None:
+    faults = {
+        "shard_0": "meet",
+        "shard_1": "meet",
+        "shard_2": "kill" if executor == "ray" else "io",
+        "shard_4": "error",
+    }
+    stage = dataclasses.replace(faulty_stage(tmp_path, shards=5, **faults), at_once=2)
+    report = run_stage(stage, executor=executor, workers=1, progress=False)
+    assert {entry.shard: entry.attempts for entry in report.quarantined} == {2: 3, 4: 1}
+    assert shard_files(tmp_path) == {f"{shard:06d}.txt" for shard in (0, 1, 3)}
+
+
+def test_sigterm_stops_all_that_one_worker_has_in_hand(tmp_path: Path) -> None:
+    stage = dataclasses.replace(faulty_stage(tmp_path, shards=3, shard_0="hang", shard_1="hang"), at_once=2)
+
+    def terminate() -> None:
+        while not (tmp_path / "hung-1").exists():
+            threading.Event().wait(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    report = run_stage(stage, executor="local", progress=False)
+    assert (report.exit_code, report.stopped, report.not_done) == (1, "SIGTERM", 3 * CLIPS)
+    assert shard_files(tmp_path) == set()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("shard")]
+
+
+def test_a_second_signal_does_not_wait_for_shards_to_be_done(tmp_path: Path) -> None:
+    """The first still tells threads that have a shard in hand to leave it."""
+    stage = dataclasses.replace(faulty_stage(tmp_path, shards=3, shard_0="hang", shard_1="hang"), at_once=2)
+
+    def terminate() -> None:
+        while not (tmp_path / "hung-1").exists():
+            threading.Event().wait(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage, executor="local", progress=False)
+    assert shard_files(tmp_path) == set()
+    assert json.loads((tmp_path / "report.json").read_text())["stopped"].startswith("KeyboardInterrupt")
+
+
 @pytest.mark.usefixtures("embedded_ray")
 def test_workers_that_die_while_opening_end_the_run(tmp_path: Path) -> None:
     stage = faulty_stage(tmp_path, shards=1, open_fault="kill")
