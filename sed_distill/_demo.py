@@ -29,7 +29,7 @@ from sed_distill._processes import training_processes
 from sed_distill._report import write_report
 from shards import Dataset, verify
 from students import TrainStep
-from teachers import TeacherChoice, label_stage
+from teachers import LabellerChoice, label_stage
 
 LABELS = "demo"
 
@@ -209,7 +209,8 @@ def _pack(out: Path, data: Path, split: str) -> Stage:
 
 def _label(data: Path, split: str) -> Stage:
     # As float16: the figures of the report are then the teacher's, without a codec's error.
-    return label_stage(dataset=data, split=split, labels=LABELS, teacher=TeacherChoice.parse("demo"), codec="master")
+    teacher = LabellerChoice.of("demo")
+    return label_stage(dataset=data, split=split, labels=LABELS, teacher=teacher, codec="master", device="cpu")
 
 
 def _complete(stage: Stage) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +26,25 @@ _TITLE = 28  # letters
 
 def write_html(path: Path, clips: Sequence[PeekedClip], *, title: str, seed: int) -> None:
     """One page without outside references, for light and dark, in which the clips can be heard."""
-    shown = [
-        {
-            "place": place,
-            "clip": clip,
-            "spectrogram": spectrogram_png(_mel(clip)),
-            "audio": data_uri(_flac(clip), "audio/flac"),
-            "rows": [
-                {
-                    "name": name,
-                    "given": given,
-                    "strips": [
-                        {"title": strip.title, "png": strip_png(strip.values, strip.colour)} for strip in strips
-                    ],
-                }
-                for name, given, strips in clip.rows()
-            ],
-        }
-        for place, clip in enumerate(clips)
-    ]
+    shown = [{"place": place, **page_clip(clip)} for place, clip in enumerate(clips)]
     write_atomic(path, rendered("peek.html.j2", title=title, seed=seed, clips=shown))
+
+
+def page_clip(clip: PeekedClip) -> dict[str, Any]:
+    """What `clip.html.j2` shows of a clip: its pictures and its audio."""
+    return {
+        "clip": clip,
+        "spectrogram": spectrogram_png(_mel(clip)),
+        "audio": data_uri(_flac(clip), "audio/flac"),
+        "rows": [
+            {
+                "name": name,
+                "given": given,
+                "strips": [{"title": strip.title, "png": strip_png(strip.values, strip.colour)} for strip in strips],
+            }
+            for name, given, strips in clip.rows()
+        ],
+    }
 
 
 def write_png(path: Path, clips: Sequence[PeekedClip], *, title: str, seed: int) -> None:

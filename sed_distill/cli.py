@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_pack,
         _add_transcode,
         _add_label,
+        _add_merge,
+        _add_teachers,
         _add_import_labels,
         _add_export_labels,
         _add_attach,
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_index,
         _add_info,
         _add_peek,
+        _add_report,
     ):
         add(commands)
     return parser
@@ -132,6 +135,26 @@ def _add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "sed-distill label --dataset DATA --split weak --teacher beats=BEATs_strong_1.pt --labels beats",
     )  # fmt: skip
     add_label_arguments(parser, default_split=None)
+
+
+def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from jobs import add_merge_arguments
+
+    parser = _command(
+        commands, "merge", _merge, "Average label sets as an ensemble would, or store one in another codec.",
+        "sed-distill merge --dataset DATA --split weak --from beats atst m2d --labels three",
+    )  # fmt: skip
+    add_merge_arguments(parser)
+
+
+def _add_teachers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from sed_distill._teachers import add_teachers_arguments
+
+    parser = _command(
+        commands, "teachers", _teachers, "List the teachers; measure what half precision costs a checkpoint.",
+        "sed-distill teachers --check beats=BEATs_strong_1.pt --precision float16",
+    )  # fmt: skip
+    add_teachers_arguments(parser)
 
 
 def _add_import_labels(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -259,6 +282,21 @@ def _add_peek(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
 
 
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        commands, "report", _report, "Are the labels of a split any good? A table, a page and a JSON.",
+        "sed-distill report DATA --split strong --labels beats --out beats-report",
+    )  # fmt: skip
+    parser.add_argument("dataset", help="dataset folder, or URL of an object store")
+    parser.add_argument("--split", required=True, choices=("weak", "strong", "dev", "eval"))
+    parser.add_argument("--labels", required=True, nargs="+", metavar="NAME", help="label sets, side by side")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="gets report.html and report.json")
+    parser.add_argument(
+        "--clips", type=int, default=6, metavar="N",
+        help="clips to show of each way in which people and teacher differ (default: 6)",
+    )  # fmt: skip
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from sed_distill._demo import DemoRecipe, run_demo
 
@@ -309,6 +347,18 @@ def _label(arguments: argparse.Namespace) -> int:
 
     arguments.dataset = str(local_folder(arguments.dataset))
     return run_label(arguments)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from jobs import run_merge
+
+    return run_merge(arguments)
+
+
+def _teachers(arguments: argparse.Namespace) -> int:
+    from sed_distill._teachers import run_teachers
+
+    return run_teachers(arguments)
 
 
 def _import_labels(arguments: argparse.Namespace) -> int:
@@ -412,6 +462,13 @@ def _peek(arguments: argparse.Namespace) -> int:
     from sed_distill._peek import run_peek
 
     return run_peek(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sed_distill._label_report import run_report
+
+    with _counting("report") as progress:
+        return run_report(arguments, progress)
 
 
 @contextlib.contextmanager

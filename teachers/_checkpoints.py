@@ -1,7 +1,10 @@
 """Reading a checkpoint file whole or not at all: every byte checked, nothing unpickled but tensors and plain values."""
 
 import hashlib
+import lzma
 import pickle
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -25,6 +28,10 @@ _SIGNATURES = {
     "ASiT": ("model.patch_embed.proj.",),
     "student": ("model.fmn.",),
 }
+# What torch.load raises for an archive that is whole but holds something else, or a pickle that makes no sense.
+_UNREADABLE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +46,22 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises TeacherError for a file that is missing, cut off, damaged, or holds more than tensors and plain values."""
     try:
-        _check_archive(path)
-        sha256 = _sha256(path)
+        damage = archive_damage(path)
+        if damage is not None:
+            raise TeacherError(f"{path}: {damage}")
+        sha256 = file_sha256(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError as error:
         raise TeacherError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a checkpoint file"
+            f"{path}: cannot be read ({error.strerror or error}); give the path of a checkpoint file, or the name of a "
+            "released one (sed-distill teachers lists them)"
         ) from error
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())[:160]
         raise TeacherError(
             f"{path}: holds more than tensors and plain values, which is never unpickled ({reason}); save a state dict"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).split("\n")[0][:160]
         raise TeacherError(
             f"{path}: is a zip archive but not a PyTorch checkpoint ({reason}); give a file written by torch.save"
@@ -64,18 +74,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def fill(build: Callable[[], M], tensors: Mapping[str, Any], path: Path) -> M:
-    """The module that `build` makes, filled from `tensors` as float32. TeacherError unless names and shapes agree.
+    """The module that `build` makes, filled from `tensors` as what it is. TeacherError unless names and shapes agree.
 
     It is built without memory or initial values first: 90 M random numbers cost a second, and wrong sizes are refused
     before they are allocated.
     """
     with torch.device("meta"):
         module = build()
-    _check_tensors(module.state_dict(), tensors, path)
+    wanted = module.state_dict()
+    _check_tensors(wanted, tensors, path)
+    unfilled = [name for name, _ in module.named_buffers() if name not in wanted]
+    if unfilled:
+        raise TeacherError(
+            f"{path}: the model makes {_some(unfilled)} itself when it is built, no file can fill them; make them "
+            "persistent buffers, or build the model on the CPU and use its load_state_dict"
+        )
     module.to_empty(device="cpu")
     for name, parameter in module.state_dict().items():
         parameter.copy_(tensors[name])
-        if not bool(torch.isfinite(torch.stack(parameter.aminmax())).all()):
+        if parameter.is_floating_point() and not bool(torch.isfinite(torch.stack(parameter.aminmax())).all()):
             bad = int((~torch.isfinite(parameter)).sum())
             raise TeacherError(
                 f"{path}: {name} has {bad} NaN or infinite of {parameter.numel()} values; give a whole checkpoint"
@@ -104,37 +121,43 @@ def _check_tensors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Any], pat
             f"{path}: {' and '.join(parts)}, this model has {len(wanted)}; give the checkpoint as it was released"
         )
     for name, parameter in wanted.items():
-        tensor = tensors[name]
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or not tensor.is_floating_point():
+        tensor, number = tensors[name], parameter.is_floating_point()
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout is not torch.strided
+            or not (tensor.is_floating_point() if number else tensor.dtype == parameter.dtype)
+        ):
             kind = f"{tensor.dtype} tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TeacherError(
-                f"{path}: {name} is a {kind}, needs a floating-point tensor; give the checkpoint as it was released"
+                f"{path}: {name} is a {kind}, needs a {'floating-point' if number else parameter.dtype} tensor; give "
+                "the checkpoint as it was released"
             )
         if tensor.shape != parameter.shape:
             has, needs = tuple(tensor.shape), tuple(parameter.shape)
             raise TeacherError(f"{path}: {name} has shape {has}, this model needs {needs}; give one of this size")
 
 
-def _check_archive(path: Path) -> None:
-    """torch.load skips the archive's CRCs: one flipped bit would load as a different weight."""
-    size = path.stat().st_size
-    if path.is_dir() or not zipfile.is_zipfile(path):
-        what = (
-            "is a folder"
-            if path.is_dir()
-            else f"{size} bytes, not a whole PyTorch checkpoint (zip): cut off, or another kind of file"
-        )
-        raise TeacherError(f"{path}: {what}; download it again or give a file written by torch.save")
+def archive_damage(path: Path) -> str | None:
+    """What is wrong with the zip archive that a checkpoint is, every byte of it checked. Raises OSError.
+
+    torch.load skips the archive's CRCs: one flipped bit would load as a different weight.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return "is a folder or a device; give a file written by torch.save"
     try:
+        if not zipfile.is_zipfile(path):
+            return (
+                f"{path.stat().st_size} bytes, not a whole PyTorch checkpoint (zip): cut off, or another kind of file; "
+                "download it again or give a file written by torch.save"
+            )
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise TeacherError(f"{path}: damaged archive ({error}); download it again") from error
-    if damaged is not None:
-        raise TeacherError(f"{path}: damaged, {damaged} does not match its CRC; download it again")
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+        return f"damaged archive ({error}); download it again"
+    return None if damaged is None else f"damaged, {_some([damaged])} does not match its CRC; download it again"
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -143,4 +166,5 @@ def _sha256(path: Path) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    """A file may call its tensors anything."""
+    return ", ".join(" ".join(str(name).split()) for name in names[:3]) + (", ..." if len(names) > 3 else "")

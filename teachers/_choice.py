@@ -1,44 +1,51 @@
-"""Which teacher, as a user writes it: `beats=/path/to/checkpoint.pt`, or `demo`, the small one of this project."""
+"""Which teacher, as a user writes it: `beats=/path/to/checkpoint.pt`, `beats=https://...`, `beats=strong_1`,
+`module:factory`, or `demo`, the small one of this project."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import UsageError
+from teachers._catalogue import DEMO_CHECKPOINT
 from teachers._registry import load_teacher
+from teachers._sources import parse_source, without_login
 from teachers._teacher import Teacher
 
 DEMO = "demo"
-DEMO_CHECKPOINT = Path(__file__).resolve().parent / "demo" / "demo_beats.pt"
+_FACTORY = re.compile(r"[\w.]+:[\w.]+")
 
 
 @dataclass(frozen=True)
 class TeacherChoice:
-    """A family and its checkpoint. Small and picklable: workers open it themselves.
+    """A family, or module:factory, and its checkpoint. Small and picklable: workers open it themselves.
 
-    The demo teacher is named, not located, because every node has its own copy of the project.
+    checkpoint: a path; or text, the address or the name of a released file, which each node fetches once. None for the
+    demo teacher, which is named, not located, because every node has its own copy of the project, and for teachers of
+    the user's own that need no file.
     """
 
     family: str
-    checkpoint: Path | None
+    checkpoint: Path | str | None = None
 
     @staticmethod
     def parse(text: str) -> "TeacherChoice":
-        """Raises UsageError unless `text` is `demo` or `FAMILY=CHECKPOINT`."""
-        if text == DEMO:
-            return TeacherChoice(DEMO, None)
+        """Raises UsageError unless `text` is `demo`, `FAMILY=CHECKPOINT`, `module:factory` or both of the last two."""
         family, separator, checkpoint = text.partition("=")
-        if not separator or not family or not checkpoint:
+        if text == DEMO or (not separator and _FACTORY.fullmatch(text)):
+            return TeacherChoice(text)
+        if family in ("", DEMO) or not checkpoint or "://" in family:
             raise UsageError(
-                f"--teacher is {text!r}, needs FAMILY=CHECKPOINT such as beats=/models/BEATs_strong_1.pt, or {DEMO}"
+                f"--teacher is {without_login(text)!r}, needs FAMILY=CHECKPOINT such as beats=/models/beats.pt or "
+                f"beats=strong_1, module:factory for your own, or {DEMO}"
             )
-        return TeacherChoice(family, Path(checkpoint).absolute())
+        return TeacherChoice(family, parse_source(family, checkpoint))
 
     @property
     def text(self) -> str:
         return self.family if self.checkpoint is None else f"{self.family}={self.checkpoint}"
 
     def open(self, device: str) -> Teacher:
-        """Load the teacher onto `device`. Raises TeacherError (checkpoint) and UsageError (family)."""
-        if self.checkpoint is None:
+        """Load the teacher onto `device`. Raises TeacherError (checkpoint, family) and OSError (network)."""
+        if self.family == DEMO:
             return load_teacher("beats", checkpoint=DEMO_CHECKPOINT, device=device)
         return load_teacher(self.family, checkpoint=self.checkpoint, device=device)

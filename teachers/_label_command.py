@@ -4,40 +4,50 @@ import argparse
 from pathlib import Path
 
 from jobs import add_run_arguments, check_run_arguments, run_stages_from
+from pipeline import UsageError
+from teachers._labeller_arguments import add_labeller_arguments
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | None) -> None:
     parser.add_argument("--dataset", required=True, help="dataset folder; absolute for the scripts that jobs run")
     parser.add_argument("--split", default=default_split, required=default_split is None, help="split to label")
-    parser.add_argument("--teacher", required=True, help="FAMILY=CHECKPOINT such as beats=BEATs_strong_1.pt, or 'demo'")
+    add_labeller_arguments(parser)
     parser.add_argument("--labels", required=True, help="name of the label set to write")
     parser.add_argument(
-        "--codec", choices=("master", "faithful", "small", "npy"), default="faithful",
-        help="how labels are stored (default: faithful; see shards/FORMAT.md)",
+        "--codec", choices=("master", "faithful", "small", "npy"), default="faithful", metavar="CODEC",
+        help="master, faithful (default), small or npy: shards/FORMAT.md",
     )  # fmt: skip
     parser.add_argument("--audio", help="audio set to label, if the split has several")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda: a GPU for each worker (default: cpu)")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass (default: 8)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads per worker (default: 1)")
+    parser.add_argument("--device", default="auto", help="cpu, or cuda: a GPU a worker (default: cuda where it is)")
+    parser.add_argument(
+        "--batch-size", default="auto", metavar="CLIPS",
+        help="heard at once; halved when memory runs out (default: auto, the fastest)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, metavar="N",
+        help="of a worker (default: 1; for a GPU, its share of the cores)",
+    )  # fmt: skip
+    parser.add_argument("--no-compile", action="store_true", help="on cuda: run the teacher as it is, not compiled")
     add_run_arguments(parser)
 
 
 def run_label(arguments: argparse.Namespace) -> int:
     """Label what is missing; returns the exit code."""
-    from teachers._choice import TeacherChoice  # these load torch, which no other command has to wait for
-    from teachers._labelling import label_stage
+    from teachers._labeller import LabellerChoice  # these load torch, which no other command has to wait for
+    from teachers.labelling._stage import label_stage
 
     check_run_arguments(arguments)
     stage = label_stage(
         dataset=Path(arguments.dataset),
         split=arguments.split,
         labels=arguments.labels,
-        teacher=TeacherChoice.parse(arguments.teacher),
+        teacher=LabellerChoice.parse(arguments),
         audio=arguments.audio,
         codec=arguments.codec,
         device=arguments.device,
-        batch_size=arguments.batch_size,
+        batch_size=_batch_size(arguments.batch_size),
         threads=arguments.threads,
+        compile=not arguments.no_compile,
     )
     return run_stages_from((stage,), arguments)
 
@@ -47,3 +57,12 @@ def label_script(default_split: str, description: str) -> int:
     parser = argparse.ArgumentParser(description=description)
     add_label_arguments(parser, default_split)
     return run_label(parser.parse_args())
+
+
+def _batch_size(text: str) -> int | None:
+    """None for `auto`. Raises UsageError unless it is that or a number."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--batch-size is {text!r}, needs a number of clips, or auto")
+    return int(text)

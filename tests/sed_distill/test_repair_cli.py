@@ -49,6 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in ((0, "tiny"), (1, "other-set")):
         checkpoint = tiny_beats(folder / f"{name}.pt", seed=seed)
         label = ("label", "--dataset", folder / "data", "--split", "weak", "--labels", name, "--batch-size", "2")
+        label += ("--device", "cpu")
         assert local(*label, "--teacher", f"beats={checkpoint}") == 0
     assert verify(folder / "data") == ()
     return folder / "data"

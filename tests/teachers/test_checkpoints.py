@@ -1,18 +1,20 @@
 """Every way a checkpoint file can be wrong, as a file on the disk, is refused in one line that names the file."""
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import TeacherError, audioset_strong_447
-from teachers import Teacher, load_teacher
+from teachers import Teacher, fill, load_teacher, read_checkpoint
 from teachers.families._beats import BeatsConfig
 from teachers.families._beats_teacher import StrongBeats
 from tests.teachers.conftest import MIDS, parity_rules
@@ -33,6 +35,14 @@ def refusal(path: Path) -> str:
     assert "\n" not in message
     assert len(message) < 500
     return message
+
+
+def refusal_or_none(path: Path) -> str | None:
+    try:
+        read_checkpoint(path)
+    except TeacherError as error:
+        return str(error)
+    return None
 
 
 def test_a_whole_checkpoint_loads(small_checkpoint: dict[str, Any], save: Save) -> None:
@@ -85,6 +95,8 @@ def test_the_shared_bias_table(small_checkpoint: dict[str, Any], save: Save) -> 
 def test_not_there_or_not_a_checkpoint(tmp_path: Path) -> None:
     assert "cannot be read (No such file" in refusal(tmp_path / "absent.pt")
     assert "is a folder" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")  # opening it would wait for a writer
+    assert "is a folder or a device" in refusal(tmp_path / "pipe.pt")
     (tmp_path / "empty.pt").touch()
     assert "0 bytes, not a whole PyTorch checkpoint" in refusal(tmp_path / "empty.pt")
     (tmp_path / "page.pt").write_text("<html>404</html>")
@@ -145,6 +157,68 @@ def test_code_is_never_run(
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_pickle_that_makes_no_sense(tmp_path: Path) -> None:
+    """Under the right CRC, so that nothing but unpickling it tells. It may still be one of another state dict."""
+    path, changed = tmp_path / "whole.pt", tmp_path / "changed.pt"
+    torch.save({"cfg": {"a": 1}, "model": {"b": torch.zeros(3), "c": torch.ones(2)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+    ((name, content),) = [member for member in members if member[0].endswith("data.pkl")]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for turn in range(400):
+        damaged = bytearray(content[: rng.integers(len(content))] if turn % 4 == 0 else content)
+        for place in rng.integers(0, max(1, len(damaged)), 3 if turn % 4 else 0):
+            damaged[place] = rng.integers(256)
+        with zipfile.ZipFile(changed, "w") as archive:
+            for member, data in members:
+                archive.writestr(member, bytes(damaged) if member == name else data)
+        message = refusal_or_none(changed)
+        refused += message is not None
+        assert message is None or message.startswith(f"{changed}: ")
+        assert "\n" not in (message or "")
+    assert refused > 300
+
+
+def test_a_directory_that_makes_no_sense(small_checkpoint: dict[str, Any], save: Save) -> None:
+    """The last bytes of the file: names, places and methods of compression, the size of the directory itself."""
+    path = save(small_checkpoint)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole) - 1200, len(whole), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        assert "\n" not in (refusal_or_none(path) or "")
+
+
+class Counting(nn.Module):
+    """What models of the user's own hold beside weights."""
+
+    def __init__(self, *, persistent: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("window", torch.hann_window(4), persistent=persistent)
+
+
+def test_counts_are_filled_and_what_no_file_holds_is_refused(tmp_path: Path) -> None:
+    model, path = Counting(persistent=True), tmp_path / "own.pt"
+    model.norm.num_batches_tracked.fill_(7)
+    filled = fill(lambda: Counting(persistent=True), model.state_dict(), path)
+    for name, tensor in filled.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    wrong = model.state_dict() | {"norm.num_batches_tracked": torch.zeros(())}
+    with pytest.raises(
+        TeacherError, match=r"num_batches_tracked is a torch.float32 tensor, needs a torch.int64 tensor"
+    ):
+        fill(lambda: Counting(persistent=True), wrong, path)
+    without = {name: tensor for name, tensor in model.state_dict().items() if name != "window"}
+    with pytest.raises(TeacherError, match=r"the model makes window itself .* make them persistent buffers, or build"):
+        fill(lambda: Counting(persistent=False), without, path)
+
+
 def test_missing_and_unknown_tensors_are_counted_and_named(small_checkpoint: dict[str, Any], save: Save) -> None:
     model = small_checkpoint["model"]
     for layer in range(3):
@@ -154,6 +228,8 @@ def test_missing_and_unknown_tensors_are_counted_and_named(small_checkpoint: dic
     assert "4 tensors missing (encoder.layer_norm.bias, encoder.layers.0.fc1.weight" in message
     model["adapter.weight"] = torch.zeros(3)
     assert "1 tensors unknown (adapter.weight)" in refusal(save(small_checkpoint))
+    model["two\nlines"] = model[3] = torch.zeros(3)
+    assert "3 tensors unknown (adapter.weight, two lines, 3)" in refusal(save(small_checkpoint))
 
 
 @pytest.mark.parametrize(

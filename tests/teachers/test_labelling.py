@@ -16,14 +16,15 @@ from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError
 from sed_distill.cli import main
 from shards import AudioReader, Dataset, LabelReader, verify
 from shards.codecs import _audio_fast
-from teachers import TeacherChoice, label_stage, load_teacher
+from teachers import LabellerChoice, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def label(dataset: Path, teacher: str, labels: str = "tiny", split: str = "strong", **options: object) -> StageReport:
-    stage = label_stage(dataset=dataset, split=split, labels=labels, teacher=TeacherChoice.parse(teacher), **options)
+    options = {"device": "cpu", **options}
+    stage = label_stage(dataset=dataset, split=split, labels=labels, teacher=LabellerChoice.of(teacher), **options)
     return run_stage(stage, executor="local", progress=False)
 
 
@@ -212,18 +213,21 @@ def test_a_teacher_of_the_users_own_that_gives_nan_fails_those_clips_by_name(dat
         ({"batch_size": 0}, "at least 1"),
         ({"threads": 0}, "at least 1"),
         ({"device": "cuda:1"}, "needs 'cuda'"),
+        ({"codec": "mp3"}, "label codec is 'mp3'"),
     ],
 )
 def test_wrong_use_is_an_error_before_any_work(
     dataset: Path, checkpoint: Path, options: dict[str, object], message: str
 ) -> None:
-    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": TeacherChoice("beats", checkpoint)}
+    teacher = LabellerChoice.of(f"beats={checkpoint}")
+    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": teacher}
     with pytest.raises(UsageError, match=message):
         label_stage(**{**arguments, **options})
 
 
 def test_the_driver_needs_no_gpu_for_workers_that_have_one(dataset: Path, checkpoint: Path) -> None:
-    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": TeacherChoice("beats", checkpoint)}
+    teacher = LabellerChoice.of(f"beats={checkpoint}")
+    arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": teacher}
     on_cpu, on_gpu = (label_stage(**arguments, device=device) for device in ("cpu", "cuda"))
     assert (on_cpu.gpus, on_gpu.gpus) == (0.0, 1.0)
     assert on_gpu.config.provenance == on_cpu.config.provenance
@@ -234,6 +238,7 @@ def test_the_driver_needs_no_gpu_for_workers_that_have_one(dataset: Path, checkp
 def test_the_script_run_directly_gives_the_same_bytes_and_says_what_is_wrong(dataset: Path, checkpoint: Path) -> None:
     label(dataset, f"beats={checkpoint}")
     script = [sys.executable, "teachers/label_strong.py", "--teacher", f"beats={checkpoint}", "--labels", "script"]
+    script += ["--device", "cpu"]
     done = subprocess.run(
         [*script, "--dataset", str(dataset), "--executor", "local"], cwd=REPOSITORY, capture_output=True, text=True
     )
@@ -280,7 +285,7 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(
     dataset = packed(tmp_path, clips=8, clips_per_shard=1)
     label(dataset, f"beats={checkpoint}", labels="whole")
     command = [sys.executable, "teachers/label_strong.py", "--dataset", str(dataset), "--executor", "local"]
-    command += ["--teacher", f"beats={checkpoint}", "--labels", "killed"]
+    command += ["--teacher", f"beats={checkpoint}", "--labels", "killed", "--device", "cpu"]
     folder = Dataset.open(dataset).labels_folder("strong", "killed")
     rng = np.random.default_rng(11)
     for kill in range(campaign // 1000 or 1):  # each takes two runs of some seconds

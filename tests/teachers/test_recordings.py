@@ -9,7 +9,7 @@ import pytest
 from jobs import pack_stage, run_stage
 from pipeline import AudioSpec, read_hard
 from shards import Dataset, read_manifest, verify
-from teachers import TeacherChoice, label_stage
+from teachers import LabellerChoice, label_stage
 from teachers._choice import DEMO_CHECKPOINT
 
 
@@ -38,7 +38,7 @@ def test_labelled_recordings_are_all_accounted_for(shared: Path, tmp_path: Path)
     rejected = [key for shard in dataset.audio_shards("weak", spec) for key in shard.rejected.key]
     assert Counter(stored + rejected) == Counter(row.key for row in manifest)
 
-    stage = label_stage(dataset=tmp_path, split="weak", labels="demo", teacher=TeacherChoice.parse("demo"))
+    stage = label_stage(dataset=tmp_path, split="weak", labels="demo", teacher=LabellerChoice.of("demo"))
     labelled = run_stage(stage, executor="local", progress=False)
     assert labelled.exit_code == 0
     assert labelled.clips == len(stored) == labelled.stored + sum(labelled.rejected.values())

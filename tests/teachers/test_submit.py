@@ -71,6 +71,7 @@ def test_a_submitted_job_writes_the_same_bytes_as_a_direct_run(head: str, tmp_pa
     checkpoint = tiny_beats(tmp_path / "tiny.pt")
     assert label(dataset, f"beats={checkpoint}", labels="direct", split="weak").exit_code == 0
     arguments = ("--dataset", str(dataset), "--teacher", f"beats={checkpoint}", "--labels", "submitted")
+    arguments += ("--device", "cpu")
     label_weak = "teachers/label_weak.py"
     done = submit(head, label_weak, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr

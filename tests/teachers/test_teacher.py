@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline import AudioSpec, TeacherError
-from teachers import FAMILIES, Teacher, load_teacher
+from teachers import FAMILIES, FrontEnd, Teacher, load_teacher
+from tests.teachers.simple_teachers import Linear, noise
 
 Save = Callable[[object], Path]
 
@@ -58,6 +59,7 @@ def test_logits(teacher: Teacher) -> None:
     assert frames.shape == (6, 7, 250)
     assert clip.shape == (6, 7)
     assert frames.dtype == clip.dtype == torch.float32
+    assert frames.is_inference()
     assert torch.isfinite(frames).all()
     assert not frames.requires_grad
     assert torch.equal(waveforms, kept)
@@ -70,6 +72,13 @@ def test_a_clip_does_not_hear_its_neighbours(teacher: Teacher) -> None:
         alone = teacher.frame_logits(waveforms[place : place + 1])[0]
         assert torch.equal(together[place], alone)
     assert torch.equal(teacher.frame_logits(waveforms.flip(0)).flip(0), together)
+
+
+def test_a_cpu_hears_clips_one_by_one() -> None:
+    """However a processor adds up larger products, neighbours cannot change the last bit."""
+    teacher = Linear([1.0])
+    teacher.frame_logits(noise(3))
+    assert (teacher.calls, teacher.heard) == (3, 3)
 
 
 def test_the_model_itself_keeps_clips_apart_in_a_batch(teacher: Any) -> None:
@@ -146,7 +155,8 @@ def load_nothing(path, device):
 """
     )
     monkeypatch.syspath_prepend(tmp_path)
-    teacher = load_teacher("own_teacher:load", checkpoint=tmp_path)
+    weights = tmp_path / "own_teacher.py"  # a file; the teacher asks for no more
+    teacher = load_teacher("own_teacher:load", checkpoint=weights)
     logits = teacher.frame_logits(torch.full((2, 160_000), 0.5))
     torch.testing.assert_close(logits, torch.full((2, 1, 250), 0.25).log())
     # Logits that are not finite are the business of one clip, which labelling records: they pass.
@@ -154,7 +164,90 @@ def load_nothing(path, device):
     with pytest.raises(TeacherError, match="loudness has no clip-level head"):
         teacher.clip_logits(torch.zeros(1, 160_000))
     with pytest.raises(TeacherError, match=r"returned a .*Path, needs a teachers\.Teacher"):
-        load_teacher("own_teacher:load_nothing", checkpoint=tmp_path)
+        load_teacher("own_teacher:load_nothing", checkpoint=weights)
     for wrong in ("own_teacher:absent", "no_such_module:load"):
         with pytest.raises(TeacherError, match="cannot be imported"):
-            load_teacher(wrong, checkpoint=tmp_path)
+            load_teacher(wrong, checkpoint=weights)
+
+
+def test_logits_are_float32_and_one_for_each_clip_whatever_the_model_gives() -> None:
+    class Halves(Linear):
+        def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
+            return super()._frame_logits(features, frames).half()
+
+    class Twice(Linear):
+        def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
+            return super()._frame_logits(features, frames).repeat(2, 1, 1)
+
+    assert Halves([1.0]).frame_logits(noise(1)).dtype == torch.float32
+    with pytest.raises(TeacherError, match=r"teacher linear gave \(2, 1, 250\) logits for 1 clips, needs \(1, 250\)"):
+        Twice([1.0]).frame_logits(noise(1))
+
+
+def test_what_a_trainer_allows_its_own_model_is_not_for_teachers(teacher: Any) -> None:
+    def allowed() -> tuple[str, torch.dtype]:
+        return torch.get_float32_matmul_precision(), (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+
+    seen = []
+    model, front_end = teacher._frame_logits, teacher.front_end
+
+    def watched_features(waveforms: Tensor) -> Tensor:
+        seen.append(allowed())
+        return front_end.compute(waveforms)
+
+    def watched_model(features: Tensor, frames: int) -> Tensor:
+        seen.append(allowed())
+        return model(features, frames)
+
+    expected = teacher.frame_logits(clips()[:1])
+    teacher._frame_logits, teacher.front_end = watched_model, FrontEnd("watched", watched_features)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = teacher.frame_logits(clips()[:1])
+            assert allowed() == ("high", torch.bfloat16)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(logits, expected)
+    assert seen == [("highest", torch.float32)] * 2
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this PyTorch has one way only")
+def test_tf32_by_a_way_that_cannot_be_set_aside_is_refused(teacher: Teacher) -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with pytest.raises(TeacherError, match=r"use torch\.set_float32_matmul_precision"):
+            teacher.frame_logits(clips()[:1])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    teacher.frame_logits(clips()[:1])
+
+
+def test_waveforms_that_are_elsewhere_are_not_looked_at(teacher: Teacher) -> None:
+    """To look is to wait for the device. A tensor without content stands in for one that is not in host memory."""
+    teacher._check(torch.zeros(2, 160_000, device="meta"))
+    with pytest.raises(TeacherError, match=r"needs torch\.float32"):
+        teacher._check(torch.zeros(2, 160_001, device="meta"))
+
+
+def test_a_gpus_shortcuts_are_those_of_the_precision_and_end_with_the_call(teacher: Any) -> None:
+    def shortcuts() -> tuple[bool, bool, bool]:
+        matmul = torch.backends.cuda.matmul
+        sums = matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction
+        return torch.backends.cudnn.allow_tf32, *sums
+
+    seen = []
+    model = teacher._frame_logits
+
+    def watched(features: Tensor, frames: int) -> Tensor:
+        seen.append(shortcuts())
+        return model(features, frames)
+
+    teacher._frame_logits = watched
+    before = shortcuts()
+    assert before == (True, True, True), "PyTorch's defaults: nothing is tested here otherwise"
+    teacher.frame_logits(clips()[:1])
+    teacher.use_precision("float16")
+    teacher.frame_logits(clips()[:1])
+    assert seen == [(False, False, False), (True, False, False)]
+    assert shortcuts() == before
