@@ -59,8 +59,9 @@ class SmallTeacher(Teacher):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(
-            audio_spec=AudioSpec(), vocabulary=audioset_strong_447(), provenance={"family": "small"}, device=device
-        )
+            audio_spec=AudioSpec(), vocabulary=audioset_strong_447(), device=device,
+            provenance={"family": "small", "checkpoint_sha256": hashlib.sha256(b"small").hexdigest()},
+        )  # fmt: skip
         self._slope = torch.linspace(0.05, 0.2, len(self.vocabulary), device=device)[:, None]
 
     def _frame_logits(self, features: Tensor, frames: int) -> Tensor:

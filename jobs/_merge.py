@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs._merge_average import Average, AverageOf, average_of
 from jobs._result import differing, result_of
@@ -80,8 +80,8 @@ def merge_stage(
     output = opened.labels_folder(split, labels)
     audio = audio or opened.only_audio(split)
     audio_shards = opened.audio_shards(split, audio)
-    found = [_shards_of(opened, split, name, audio_shards, audio) for name in members]
-    firsts = [next(iter(shards.values())) for shards in found]
+    found = [_found(opened, split, name, audio_shards, audio) for name in members]
+    firsts = [member.first for member in found]
     averaged = average_of(members, firsts, average=average, weights=weights, mixed_protocols=mixed_protocols)
     check_label_codec(codec, averaged.target.shape, averaged.target.kind)
     provenance = _provenance(members, firsts, averaged, audio, codec)
@@ -90,7 +90,7 @@ def merge_stage(
     tasks, done = [], []
     for side in audio_shards:
         before = committed.get(side.shard)
-        lacking = _lacking([shards[side.shard] for shards in found])
+        lacking = {key for member in found for key in member.lacking[side.shard]}
         if before is not None and lacking == _keys_of(before, _ABSENT):
             check_tar_size(before)
             done.append(result_of(before))
@@ -168,10 +168,18 @@ def merge_shard(config: MergeConfig, task: ShardTask) -> ShardResult:
     return result_of(sidecar, seconds)
 
 
-def _shards_of(
-    dataset: Dataset, split: str, name: str, audio_shards: Sequence[AudioSidecar], audio: str
-) -> dict[int, LabelSidecar]:
-    """The shards of a member by number. Raises UsageError unless they label just the clips of the audio shards."""
+class _Member(NamedTuple):
+    """What planning keeps of a label set: all its sidecars take 0.6 KB a clip, and there may be 15 such sets.
+
+    first: of its sidecars. lacking: keys of clips without a label, by shard.
+    """
+
+    first: LabelSidecar
+    lacking: dict[int, set[str]]
+
+
+def _found(dataset: Dataset, split: str, name: str, audio_shards: Sequence[AudioSidecar], audio: str) -> _Member:
+    """Raises UsageError unless the shards of that member label just the clips of the audio shards."""
     folder = dataset.labels_folder(split, name)
     sides = {side.shard: side for side in dataset.label_shards(split, name) if side.spec.name == audio}
     if not sides or not audio_shards:
@@ -189,7 +197,7 @@ def _shards_of(
         if label.fingerprint != first.fingerprint or label.target != first.target:
             made = differing(label.provenance, first.provenance) or "another target"
             raise UsageError(f"{label.path}: was made otherwise than {first.path} ({made}); label the set in one way")
-    return sides
+    return _Member(first, {number: _keys_of(side) for number, side in sides.items()})
 
 
 def _labels_all_of(labels: LabelSidecar, audio: AudioSidecar) -> bool:

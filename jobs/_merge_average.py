@@ -1,6 +1,5 @@
 """The average of labels that are there already: what `teachers.Ensemble` does while it labels, in NumPy."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -14,6 +13,8 @@ from shards import LabelSidecar
 Average = Literal["logit", "probability"]
 # A mean of probabilities goes back to logits between sigmoid(+-16.6), as in an ensemble of teachers.
 PROBABILITY_MARGIN = np.float32(2.0**-24)
+# Sums are made in float32, which ends at 1e-38 and 1e38.
+_LEAST_WEIGHT = 1e-6
 _Values = npt.NDArray[np.float32]
 
 
@@ -101,8 +102,11 @@ def _check_weights(names: Sequence[str], weights: Sequence[float] | None) -> Non
         raise UsageError(
             f"--weights has {len(weights)} values for {len(names)} label sets; give one for each of several"
         )
-    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise UsageError(f"--weights are {list(weights)}, need finite values above 0; leave out what should not count")
+    if not all(_LEAST_WEIGHT <= weight <= 1 / _LEAST_WEIGHT for weight in weights):
+        raise UsageError(
+            f"--weights are {list(weights)}, need values from {_LEAST_WEIGHT:g} to {1 / _LEAST_WEIGHT:g}; leave out "
+            "what should not count"
+        )
 
 
 def _check_member(

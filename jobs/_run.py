@@ -80,7 +80,8 @@ class StageRun:
         shown = Progress(self.stage, enabled=progress)
         try:
             if self.stage.tasks:
-                with stop_signals() as stopped_by, self.pool:  # it ends what it has in hand, which may have to be told to
+                # A signal is heard until the pool has ended what it has in hand.
+                with stop_signals() as stopped_by, self.pool:
                     while not self.driver.finished and stopped_by() is None:
                         self.driver.step(_POLL_S)
                         shown.update(self.driver.done, self.driver.quarantined, time.monotonic() - started_s)

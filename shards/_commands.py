@@ -1,5 +1,6 @@
 """`commands.json` beside shards: the command that wrote each of them, so that a lost one can be written again."""
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,13 @@ class RecordedCommand:
     def line(self) -> str:
         """As a shell takes it."""
         return shlex.join(("sed-distill", *self.arguments))
+
+    def values(self, option: str) -> tuple[str, ...]:
+        """Those given to `option`, spelled `--name`; none if it is not."""
+        if option not in self.arguments:
+            return ()
+        after = self.arguments[self.arguments.index(option) + 1 :]
+        return tuple(itertools.takewhile(lambda argument: not argument.startswith("--"), after))
 
 
 def command_arguments(name: str, **options: str | int | Path | None) -> tuple[str, ...]:

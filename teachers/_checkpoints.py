@@ -1,12 +1,10 @@
 """Reading a checkpoint file whole or not at all: every byte checked, nothing unpickled but tensors and plain values."""
 
 import hashlib
-import lzma
 import pickle
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +149,12 @@ def archive_damage(path: Path) -> str | None:
                 "download it again or give a file written by torch.save"
             )
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                return (
+                    "damaged, or packed by another program than torch.save, which compresses nothing; download it again"
+                )
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
         return f"damaged archive ({error}); download it again"
     return None if damaged is None else f"damaged, {_some([damaged])} does not match its CRC; download it again"
 

@@ -59,6 +59,10 @@ class _InPieces(Teacher):
                 f"{teacher._name} hears {heard.layout} at {heard.sample_rate} Hz, the clips are {audio_spec.name}; "
                 "pack the audio so"
             )
+        if teacher.context_ms != heard.clip_ms:
+            raise TeacherError(
+                f"{teacher._name} hears its clips in pieces of {teacher.context_ms} ms already; give the teacher itself"
+            )
         super().__init__(
             audio_spec=audio_spec, vocabulary=teacher.vocabulary, provenance={}, device=teacher.device,
             protocol=teacher.protocol, contexts_ms=(context_ms,),
@@ -91,7 +95,7 @@ class _InPieces(Teacher):
         if len(lengths) != len(waveforms) or not all(0 <= length <= waveforms.shape[1] for length in lengths):
             raise TeacherError(
                 f"{self._name} got {len(lengths)} lengths from {min(lengths, default=0)} to {max(lengths, default=0)} "
-                f"for {len(waveforms)} clips of {waveforms.shape[1]} samples; give each clip's length before its padding"
+                f"for {len(waveforms)} clips of {waveforms.shape[1]} samples; give each clip's length before padding"
             )
         return _heard_in_pieces(self.teacher, waveforms, lengths, self.frames, self.context_ms, self._plan)
 
@@ -111,7 +115,8 @@ class Chunked(_InPieces):
             made_for = ", ".join(str(context) for context in teacher.contexts_ms if context % HOP_MS == 0)
             unable = [leaf._name for leaf in teacher.leaves if context_ms not in leaf.contexts_ms] or [teacher._name]
             raise TeacherError(
-                f"{', '.join(dict.fromkeys(unable))} was not made for contexts of {context_ms} ms; --context-ms can be {made_for}"
+                f"{', '.join(dict.fromkeys(unable))} was not made for contexts of {context_ms} ms; --context-ms can be "
+                f"{made_for}"
             )
         super().__init__(
             teacher, audio_spec or teacher.audio_spec, context_ms=context_ms, rule={"chunk_ms": context_ms},

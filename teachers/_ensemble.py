@@ -131,6 +131,9 @@ def _check_members(members: Sequence[Teacher], *, mixed_protocols: bool) -> None
             )
         if member.device != first.device:
             raise TeacherError(f"{who} is on {member.device}, the first on {first.device}; load them on one device")
+        common = len(set(first.vocabulary.mids) & set(member.vocabulary.mids))
+        if not common:
+            raise TeacherError(f"{who} has none of the first's {len(first.vocabulary)} classes; leave it out")
         if mixed_protocols:
             continue
         if member.protocol != first.protocol:
@@ -138,7 +141,7 @@ def _check_members(members: Sequence[Teacher], *, mixed_protocols: bool) -> None
                 f"{who} was trained on {member.protocol} labels, the first on {first.protocol} labels; their averages "
                 "mean neither: leave one out, or ask for --mixed-protocols"
             )
-        lacks = len(first.vocabulary) - len(set(first.vocabulary.mids) & set(member.vocabulary.mids))
+        lacks = len(first.vocabulary) - common
         if lacks:
             raise TeacherError(
                 f"{who} lacks {lacks} of the first's {len(first.vocabulary)} classes; leave it out, or average classes "

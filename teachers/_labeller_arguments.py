@@ -6,8 +6,8 @@ import argparse
 def add_labeller_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", action="append", required=True, metavar="TEACHER",
-        help="FAMILY=CHECKPOINT such as beats=/models/BEATs_strong_1.pt (a path, an address, or a name that 'sed-distill "
-        "teachers' lists), module:factory for your own, or 'demo'; several: their ensemble",
+        help="FAMILY=CHECKPOINT (beats=/models/B.pt, =https://..., =strong_1: see 'sed-distill teachers'), "
+        "module:factory of your own, or demo; several: their ensemble",
     )  # fmt: skip
     parser.add_argument(
         "--average", choices=("logit", "probability"), default="logit", metavar="KIND",

@@ -40,7 +40,7 @@ class Teacher(ABC):
     """Maps full clips to logits. States its audio, its vocabulary and where its numbers come from.
 
     provenance: what a label set records and compares: plain JSON values, the same on every device, among them the
-        checkpoint's sha256. `precision`, `front_end` and `vocabulary_sha256` are added.
+        checkpoint's sha256. `precision`, `protocol`, `front_end` and `vocabulary_sha256` are added.
     contexts_ms: how much audio the model can hear at once, longest first; its own clip is among them.
     A subclass supplies `_frame_logits` and, where it has them, `_clip_logits`, both on the features of its front end.
     """
@@ -56,7 +56,8 @@ class Teacher(ABC):
         self.front_end = front_end
         self.contexts_ms = contexts_ms
         self.provenance: dict[str, Any] = {
-            "precision": "float32", **provenance, "front_end": front_end.name, "vocabulary_sha256": vocabulary.sha256,
+            "precision": "float32", **provenance, "protocol": protocol, "front_end": front_end.name,
+            "vocabulary_sha256": vocabulary.sha256,
         }  # fmt: skip
 
     @property
@@ -130,7 +131,10 @@ class Teacher(ABC):
 
     @abstractmethod
     def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
-        """[B, classes, frames] of clips, or of shorter contexts, that are `frames` long."""
+        """[B, classes, frames] of clips, or of shorter contexts, that are `frames` long.
+
+        Others may have the same features: they are left as they are.
+        """
 
     def _clip_logits(self, features: Tensor, frames: int) -> Tensor:
         """[B, classes] of the same. Only called where there is such a head."""
@@ -141,10 +145,10 @@ class Teacher(ABC):
 
     def _heard(self, target: Target, waveforms: Tensor, frames: int) -> Tensor:
         """Logits of contexts [B, N], each `frames` long, in float32 and on the waveforms' device."""
-        # On a CPU a batch is no faster than its clips one by one (BEATs: 559 ms alone, 590 ms each among 8), and one by
-        # one a clip's logits are the same to the last bit whatever stands beside it.
+        # On a CPU a batch is no faster than its clips one by one, and one by one a clip's logits are the same to the
+        # last bit whatever stands beside it.
         step = 1 if self.device.type == "cpu" else len(waveforms)
-        with torch.inference_mode(), _whatever_the_caller_allows(self.device):
+        with torch.inference_mode(), _true_float32(self.device):
             logits = torch.cat(
                 [
                     self._said(target, self.front_end.compute(part.to(self.device)), len(part), frames)
@@ -171,8 +175,8 @@ class Teacher(ABC):
         if not fits or waveforms.dtype != torch.float32:
             raise TeacherError(
                 f"{self._name} got {waveforms.dtype} {tuple(waveforms.shape)}; needs torch.float32 "
-                f"[clips, {spec.max_samples}] at {spec.sample_rate} Hz; pad shorter clips with zeros, give longer ones to "
-                "label_recording"
+                f"[clips, {spec.max_samples}] at {spec.sample_rate} Hz; pad shorter clips with zeros, give longer ones "
+                "to label_recording"
             )
         self._check_finite(waveforms)
 
@@ -191,8 +195,8 @@ class Teacher(ABC):
 
 
 @contextlib.contextmanager
-def _whatever_the_caller_allows(device: torch.device) -> Iterator[None]:
-    """Products of float32 are made in float32: a trainer's autocast and matrix products in TF32 are for its own model."""
+def _true_float32(device: torch.device) -> Iterator[None]:
+    """Products of float32 are made in float32: a trainer's autocast and TF32 are for its own model."""
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError as error:

@@ -5,15 +5,17 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import AudioSpec, TargetSpec, audioset_strong_447
-from sed_distill.cli import main
+from sed_distill.cli import _parser, main
 from shards import Dataset
 from tests.golden.make import GOLDEN, MONO
 from tests.shards.http_store import http_store
@@ -50,13 +52,14 @@ def test_plain_webdataset_reads_audio_and_labels(labels: str) -> None:
 
 
 LOADER_PAGE = ROOT / "docs" / "loader.md"
+TEACHERS_PAGE = ROOT / "docs" / "teachers.md"
 
 
 _REMOTE = all(importlib.util.find_spec(needed) for needed in ("upath", "aiohttp"))
 
 
-def _blocks(language: str) -> list[str]:
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", LOADER_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def _blocks(language: str, page: Path = LOADER_PAGE) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [text for its_language, text in blocks if its_language == language]
 
 
@@ -109,10 +112,32 @@ def test_commands_of_the_loaders_page_run(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peek.html", "peek.png"]
 
 
-def test_files_that_the_loaders_page_names_are_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", LOADER_PAGE.read_text())
-    assert len(links) >= 3
-    assert all((LOADER_PAGE.parent / link).exists() for link in links)
+@pytest.mark.parametrize("page", [LOADER_PAGE, TEACHERS_PAGE, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    assert links
+    assert all((page.parent / link).exists() for link in links)
+
+
+def test_code_of_the_teachers_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("BEATs_1.pt", "BEATs_2.pt", "BEATs_3.pt", "BEATs_strong_1.pt"):
+        shutil.copy(ROOT / "teachers" / "demo" / "demo_beats.pt", name)
+    names: dict[str, object] = {"waveforms": torch.zeros(2, 160_000), "waveform": torch.zeros(200_000)}
+    shapes = []
+    for block in _blocks("python", TEACHERS_PAGE):
+        exec(compile(block, "docs/teachers.md", "exec"), names)
+        shapes.append(tuple(names["logits"].shape))
+    assert shapes == [(2, 24, 250), (24, 313)]
+
+
+@pytest.mark.parametrize("page", [TEACHERS_PAGE, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_commands_of_a_page_are_what_the_parser_takes(page: Path) -> None:
+    lines = re.findall(r"^ *sed-distill (.*)$", page.read_text().replace("\\\n", " "), re.MULTILINE)
+    commands = [shlex.split(line, comments=True) for line in lines if "sed-distill" not in line]
+    assert len(commands) >= 3
+    for arguments in commands:
+        _parser().parse_args(arguments)
 
 
 def _here(text: str, places: dict[str, str]) -> str:

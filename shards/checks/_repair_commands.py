@@ -21,7 +21,7 @@ class Restoring(NamedTuple):
 
 
 def restoring(root: Path, plan: Plan) -> Restoring:
-    """What is to be given once `plan` is carried out. Audio comes first: labels are made from it."""
+    """What is to be given once `plan` is carried out. Audio comes first: labels are made from it, or from others."""
     folders = [folder for split in SPLITS for kind in ("audio", "labels") for folder in _folders(root / split / kind)]
     audio = [folder for folder in folders if folder.parent.name == "audio"]
     lines: dict[str, None] = {}
@@ -37,10 +37,27 @@ def restoring(root: Path, plan: Plan) -> Restoring:
         lines.update(dict.fromkeys(_latest(audio)))
         if not lines:
             missing.append(f"{root}: no command is recorded that writes dataset.json; pack a split again")
-    for folder in folders:
-        if folder not in audio:
-            _restore_folder(folder, plan, lines, missing)
+    for folder in _sources_first([folder for folder in folders if folder not in audio]):
+        _restore_folder(folder, plan, lines, missing)
     return Restoring(tuple(lines), tuple(missing))
+
+
+def _sources_first(folders: Sequence[Path]) -> list[Path]:
+    """Label sets, each behind those that it is merged from."""
+    ordered: list[Path] = []
+    seen: set[Path] = set()
+
+    def add(folder: Path) -> None:
+        if folder in folders and folder not in seen:
+            seen.add(folder)
+            for command in read_commands(folder):
+                for name in command.values("--from"):
+                    add(folder.parent / name)
+            ordered.append(folder)
+
+    for folder in folders:
+        add(folder)
+    return ordered
 
 
 def _restore_folder(folder: Path, plan: Plan, lines: dict[str, None], missing: list[str]) -> None:

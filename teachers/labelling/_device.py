@@ -82,7 +82,7 @@ class Asked:
         if tried == 1:
             raise TeacherError(
                 f"{self.teacher.device} runs out of memory with a single clip: end what else uses it, or give "
-                "--precision bfloat16 or fewer teachers"
+                "--precision float16 or fewer teachers"
             )
         self.batch_size = -(-tried // 2)
         say(f"{self.teacher.device} is out of memory with {tried} clips at once, goes on with {self.batch_size}")

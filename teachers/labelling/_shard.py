@@ -10,7 +10,7 @@ import itertools
 import platform
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ class LabelWorker:
         while ahead:
             yield first_read()
 
-    def _heard(self, batches: Iterator[Batch], audio: AudioSidecar, seconds: Seconds) -> Iterator[Batch]:
+    def _heard(self, batches: Iterator[Batch], audio: AudioSidecar, seconds: Seconds) -> Generator[Batch, None, None]:
         """Batches with their logits; the device has the next one before the caller has one.
 
         The shard keeps the device until its last batch has begun, so that shards come to an end one after the other.

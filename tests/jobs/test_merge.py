@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from shards import (
     fingerprint,
     guarantee,
     read_commands,
+    record_command,
+    repair,
     verify,
 )
 from teachers import Ensemble, Teacher
@@ -259,8 +262,9 @@ def test_what_does_not_go_together_is_refused(root):
         ([], {}, "needs label sets"),
         (["a", "soft"], {"weights": [1]}, "1 values for 2 label sets"),
         (["a"], {"weights": [1]}, "1 values for 1 label sets"),
-        (["a", "soft"], {"weights": [1, 0]}, "above 0"),
-        (["a", "soft"], {"weights": [1, float("nan")]}, "finite"),
+        (["a", "soft"], {"weights": [1, 0]}, "from 1e-06 to"),
+        (["a", "soft"], {"weights": [1e300, 1]}, "to 1e"),
+        (["a", "soft"], {"weights": [1, float("nan")]}, "need values"),
         (["a", "soft"], {"average": "median"}, "needs one of logit, probability"),
         (["a", "soft"], {"codec": "flac"}, "label codec is 'flac'"),
     ):
@@ -319,4 +323,30 @@ def test_the_command_is_recorded_and_repeats_itself(root, capsys):
     assert {path.name: path.read_bytes() for path in folder.glob("0*")} == before
     wrong = [*recorded.arguments[1:], "--executor", "local", "--weights", "1", "-1"]
     assert run_command(lambda: run_merge(parser.parse_args(wrong))) == 2
-    assert "above 0" in capsys.readouterr().err
+    assert "need values from" in capsys.readouterr().err
+
+
+def test_repair_makes_what_was_merged_behind_what_it_was_merged_from(root):
+    """Whatever their names are; in the order of the names the first would find no labels to merge."""
+    for name in ("x", "y"):
+        write_set(root, name)
+    merge(root, "x", "y", labels="b")
+    merge(root, "b", "y", labels="a")
+    whole = read(root, "a")
+    for name in ("a", "b"):
+        tar = Dataset(root).label_shards("weak", name)[0].tar_path
+        tar.write_bytes(tar.read_bytes()[:-600])
+    made = repair(root, verify(root))
+    assert [line.split(" --labels ")[1].split()[0] for line in made.commands] == ["b", "a"]
+    for line in made.commands:
+        parser = argparse.ArgumentParser()
+        add_merge_arguments(parser)
+        assert run_merge(parser.parse_args([*shlex.split(line)[2:], "--executor", "local"])) == 0
+    assert verify(root) == ()
+    found = read(root, "a")
+    assert all(np.array_equal(found[key], values) for key, values in whole.items())
+    # A record that says that each is made of the other does not end otherwise than with both.
+    record_command(Dataset(root).labels_folder("weak", "b"), ("merge", "--from", "a", "--labels", "b"), (0,))
+    for name in ("a", "b"):
+        Dataset(root).label_shards("weak", name)[0].tar_path.unlink()
+    assert len(repair(root, verify(root)).commands) == 2

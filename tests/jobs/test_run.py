@@ -1,5 +1,6 @@
 """run_stage: what it reports, on one worker in this process and on Ray actors whose processes are killed for real."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 from faulty_stages import CLIPS, faulty_stage
 
-from jobs import ShardResult, StageReport, run_stage
-from jobs._ray import resolve_address
+from jobs import ShardResult, StageReport, machine_cpus, run_stage
+from jobs._ray import RayPool, resolve_address
 from jobs._report import Progress
 from pipeline import IntegrityError, UsageError
 
@@ -222,6 +223,22 @@ def test_a_gpu_that_one_machine_will_never_have_is_not_waited_for(tmp_path: Path
     stage = dataclasses.replace(faulty_stage(tmp_path, shards=1), gpus=1_000.0)
     with pytest.raises(UsageError, match=r"this machine has \d+ GPUs and a worker of stage faulty needs 1000"):
         run_stage(stage, executor="ray", progress=False)
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_worker_of_more_cpus_than_there_are_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def session(address: str | None, *, cpus: int) -> contextlib.nullcontext[None]:
+        asked.append(cpus)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("jobs._ray.ray_session", session)
+    stage = dataclasses.replace(faulty_stage(tmp_path, shards=1), cpus=machine_cpus() + 3)
+    with RayPool(stage, workers=None, address=None) as pool:
+        assert (asked, pool.workers) == ([machine_cpus() + 3], 1)
 
 
 def test_report_refuses_numbers_that_do_not_add_up() -> None:

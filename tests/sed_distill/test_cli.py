@@ -137,7 +137,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(case: str, recordings: Path, data
 
 
 def test_help_of_every_command_fits_a_screen_and_shows_an_example() -> None:
-    names = ("demo", "pack", "label", "verify", "info")
+    names = ("demo", "pack", "label", "merge", "teachers", "report", "verify", "info")
     overview = command("--help").stdout
     for name in names:
         assert f"    {name} " in overview

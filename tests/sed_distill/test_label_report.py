@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import sed_distill._label_report_facts as report_facts
 import sed_distill._label_report_psds as report_psds
 from pipeline import AudioSpec, Event, TargetSpec, Vocabulary, ancestors, read_hard, waveform_into
-from sed_distill._label_report_clips import disputes
+from sed_distill._label_report_clips import disputed_clips, disputes
 from sed_distill._label_report_set import open_labels
 from sed_distill._label_report_tally import Disputes, Ranking, steps
 from sed_distill.cli import main
@@ -210,6 +210,14 @@ def test_disputes_are_the_clips_that_differ_most(noise: tuple[Path, Truth], tmp_
         assert clearest == sorted(clearest, reverse=kind == "unheard")
 
 
+@pytest.mark.parametrize("named", ["/m/0k4j", "/m/07yv9"])
+def test_a_car_is_a_vehicle_and_a_vehicle_may_be_a_car(named: str) -> None:
+    found = Disputes(Vocabulary(("/m/07yv9", "/m/0k4j", "/m/09x0r"), ("Vehicle", "Car", "Speech")))
+    given = np.flatnonzero(np.array(found._mids) == named)
+    found.add(0, np.full(3, 0.9, np.float32), given, np.ones(3, np.bool_), [named])
+    assert found.unheard_row.tolist() == [-1, -1, 0]
+
+
 def test_a_clip_and_a_class_are_shown_once() -> None:
     """Two sets that agree on what is wrong, and two classes at their worst on one clip."""
     one, two = Disputes(VOCABULARY), Disputes(VOCABULARY)
@@ -393,6 +401,52 @@ def test_labels_beside_audio_of_any_kind(beside: str, tmp_path: Path) -> None:
         else:
             assert rate == 24_000
             assert key != truth.keys[-1] or np.array_equal(samples, last[0])
+
+
+def test_what_is_shown_of_a_clip_is_what_the_files_say(noise: tuple[Path, Truth]) -> None:
+    """Two sets with classes of their own, each in its own order."""
+    root, truth = noise
+    brute = BruteForce(root, "strong", truth, audioset=True)
+    opened = [open_labels(Dataset(root), "strong", name) for name in ("clip", "frames")]
+    keys = [key for key, events in truth.events.items() if events and key in brute.labels["frames"]][:6]
+    shown = disputed_clips(Dataset(root), "strong", opened, keys)
+    assert list(shown) == keys
+    for key, clip in shown.items():
+        place, frames = clip.classes.index(), int(brute.row(key)["valid_frames"])
+        soft, whole, hard = (clip.targets[name] for name in ("frames", "clip", "hard_strong"))
+        for mid, logits in zip(TEACHER.mids, brute.labels["frames"][key].astype(np.float64), strict=True):
+            np.testing.assert_allclose(soft.values[place[mid], :frames], 1 / (1 + np.exp(-logits[:frames])), atol=1e-6)
+            assert np.flatnonzero(soft.present[place[mid]]).tolist() == list(range(frames))
+        assert whole.values[[place[mid] for mid in MIDS], 0].tolist() == brute.labels["clip"][key].tolist()
+        for mid in clip.classes.mids:
+            events = [event for event in truth.events[key] if event.mid == mid]
+            active = [
+                any(event.onset_ms < t + 40 and event.offset_ms > t for event in events) for t in range(0, 10_000, 40)
+            ]
+            assert (hard.values[place[mid]] > 0).tolist() == active
+            heard = range(frames if mid in brute.strong_classes else 0)
+            assert np.flatnonzero(hard.present[place[mid]]).tolist() == list(heard)
+
+
+def test_a_clip_that_another_set_failed_on_is_shown_all_the_same(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="audioset")
+    write_split(dataset, "strong", 14, seed=1, labels=("clip",))
+    for shard, audio in zip(
+        dataset.label_shards("strong", "clip"), dataset.audio_shards("strong", AudioSpec().name), strict=True
+    ):
+        with LabelReader(shard) as reader, LabelShardWriter(
+            dataset.labels_folder("strong", "few"), audio, target=shard.target, provenance={}, codec="npy"
+        ) as writer:  # fmt: skip
+            for row, key in enumerate(shard.clips.key):
+                if row:
+                    writer.fail(key, "not_finite", "")
+                else:
+                    writer.add(key, reader.read(row))
+            writer.commit()
+    told = report(dataset.root, "strong", tmp_path / "out", "--labels", "clip", "few", "--clips", 9, code=1)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert {dispute["labels"] for dispute in told["disputes"]} >= {"clip"}
+    assert all(f"mel spectrogram of {dispute['key']}" in text for dispute in told["disputes"])
 
 
 def test_shards_of_two_kinds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ class TestHostileFolder:
             for key in audio.clips.key:
                 content = bytearray(encode_label(label_of(key), shape=TARGET.shape, kind="logit", codec="npy"))
                 content[-2:] = np.float16(np.nan).tobytes()
-                writer._add(key, bytes(content))
+                writer.store(key, bytes(content))
             writer.commit()
         self.refused(copy, folder, "holds NaN or infinity")
 

@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class CheckpointServer(ThreadingHTTPServer):
     """`content` under every path but those of `answers`; what it is asked is in `requests` (path, headers).
 
-    cuts: of the next answers, the bytes after which each connection is closed. ranges: whether it knows them; most: bytes that it gives of one.
-    tag: "strong", "weak", "date" or "none", how it tells versions. length: "stated", "chunked" or "none".
-    hold_at: bytes after which an answer waits for `go_on`. answers: path -> (status, headers, body).
+    cuts: of the next answers, the bytes after which each connection is closed. ranges: whether it knows them; most:
+    bytes that it gives of one. tag: "strong", "weak", "date" or "none", how it tells versions. length: "stated",
+    "chunked" or "none". hold_at: bytes after which an answer waits for `go_on`. answers: path -> (status, headers,
+    body).
     """
 
     daemon_threads = True

@@ -1,6 +1,7 @@
 """Checkpoints from the web: whole and of the right hash or not at all, whatever happens on the way; once per node."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -457,6 +458,27 @@ def test_a_stop_is_heeded_while_downloading(
     assert fetched(server).read_bytes() == content
 
 
+def test_a_stop_is_heeded_while_another_process_fetches(
+    server: CheckpointServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(server)
+    next(cache.glob("*.pt")).unlink()
+    monkeypatch.setattr(_stop, "_asked", ["SIGTERM"])
+    with next(cache.glob("*.lock")).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(_stop.Interrupted):
+            fetched(server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/weights.bin", "/weights", "/weights." + "x" * 300, "/weights.b%20n"])
+def test_files_of_the_users_own_may_hold_and_be_called_anything(server: CheckpointServer, path: str) -> None:
+    server.content = b"of no kind that is known here"
+    given = cached_checkpoint(server.url + path, sha256=None, archive=False)
+    assert given.read_bytes() == server.content
+    assert given.name == digest_of(server.content) + (".bin" if path == "/weights.bin" else "")
+
+
 def test_a_teacher_from_an_address(server: CheckpointServer, content: bytes, tmp_path: Path) -> None:
     local = tmp_path / "local.pt"
     local.write_bytes(content)
@@ -488,3 +510,7 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SED_DISTILL_CACHE")
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache_module._folder() == Path("/home/someone/.cache/sed-distill/checkpoints")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry in passwd
+    with pytest.raises(UsageError, match="no home folder to keep checkpoints in; set SED_DISTILL_CACHE"):
+        cache_module._folder()

@@ -181,6 +181,28 @@ def test_a_pickle_that_makes_no_sense(tmp_path: Path) -> None:
     assert refused > 300
 
 
+def test_a_tensor_without_a_storage(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pt"
+    rebuilt = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((K\x01tK\x00(K\x01t(K\x01t\x89}tR."
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("data.pkl", rebuilt), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"odd/{name}", content)
+    with pytest.raises(TeacherError, match=r"not a PyTorch checkpoint .*no attribute"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_nothing_is_unpacked(method: int, small_checkpoint: dict[str, Any], save: Save) -> None:
+    """A few bytes may unpack to any number, and each method has its own ways to fail."""
+    path = save(small_checkpoint)
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    assert "compresses nothing" in refusal(path)
+
+
 def test_a_directory_that_makes_no_sense(small_checkpoint: dict[str, Any], save: Save) -> None:
     """The last bytes of the file: names, places and methods of compression, the size of the directory itself."""
     path = save(small_checkpoint)

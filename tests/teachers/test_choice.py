@@ -86,12 +86,12 @@ def test_a_released_name_is_its_address(monkeypatch: pytest.MonkeyPatch) -> None
         return Path("/cached.pt")
 
     monkeypatch.setattr(_sources, "cached_checkpoint", cached)
-    for source in ("strong_1", f"strong_1#sha256={HEX}"):
+    for source in ("strong_1", f"strong_1#sha256={HEX}", f"strong_1#SHA256={HEX.upper()}"):
         assert checkpoint_file("m2d", source, archive=True) == Path("/cached.pt")
     address = released("m2d")["strong_1"]
-    assert asked == [(address, None, True), (address, HEX, True)]
+    assert asked == [(address, None, True), (address, HEX, True), (address, HEX, True)]
     assert checkpoint_file("m2d", Path("/here.pt"), archive=True) == Path("/here.pt")
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_a_family_without_its_checkpoint_and_an_unknown_one() -> None:
@@ -158,6 +158,21 @@ def test_a_teacher_of_the_users_own_with_and_without_a_file(own: str, tmp_path: 
             load_teacher(absent)
     with pytest.raises(TeacherError, match="torch is a module, not a function"):
         load_teacher(f"{own}:torch")
+
+
+@pytest.mark.parametrize(("family", "archive"), [("own", False), ("beats", True)])
+def test_only_a_released_family_needs_a_pytorch_checkpoint(
+    own: str, family: str, archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cached(url: str, *, sha256: str | None, archive: bool) -> Path:
+        asked.append(archive)
+        return tiny_beats(tmp_path / "tiny.pt")
+
+    monkeypatch.setattr(_sources, "cached_checkpoint", cached)
+    TeacherChoice.parse(f"{own}:load=https://host/a" if family == "own" else "beats=https://host/a").open("cpu")
+    assert asked == [archive]
 
 
 def test_what_is_no_file_has_to_be_told_apart_by_its_teacher(own: str, tmp_path: Path) -> None:

@@ -221,8 +221,19 @@ def test_contexts_the_teacher_was_not_made_for_are_refused() -> None:
     able, unable = Linear([1.0], name="able"), Linear([1.0], contexts_ms=(10_000,), name="unable")
     with pytest.raises(TeacherError, match=r"^teacher unable was not made for .* 4000 ms; --context-ms can be 10000$"):
         Chunked(Ensemble([able, unable]), 4_000)
-    with pytest.raises(TeacherError, match=r"contexts of 30 ms; --context-ms can be 10000$"):
+    with pytest.raises(
+        TeacherError, match=r"^teacher linear was not made for contexts of 30 ms; --context-ms can be 10000$"
+    ):
         Chunked(Linear([1.0], contexts_ms=(10_000, 30)), 30)
+
+
+@pytest.mark.parametrize("make", [lambda t, s: Chunked(t, 4_000, s), Windows])
+def test_what_hears_pieces_already_is_not_cut_again(make: object) -> None:
+    """Its labels would state the longer context."""
+    pieces = Chunked(Linear([1.0]), 4_000)
+    for teacher in (pieces, Ensemble([pieces])):
+        with pytest.raises(TeacherError, match=r"hears its clips in pieces of 4000 ms already"):
+            make(teacher, AudioSpec(clip_ms=60_000))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("make", [lambda t, s: Chunked(t, 4_000, s), Windows])

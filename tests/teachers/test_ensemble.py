@@ -56,7 +56,8 @@ def ensembles(draw: Any) -> tuple[list[Linear], str, list[float] | None]:
     count = draw(st.integers(1, 4))
     number = st.floats(-6, 6, width=32)
     for index in range(count):
-        mids = draw(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=6, unique=True))
+        others = draw(st.lists(st.sampled_from(CLASSES[1:]), max_size=5, unique=True))
+        mids = draw(st.permutations([CLASSES[0], *others]))
         gains = draw(st.lists(number, min_size=len(mids), max_size=len(mids)))
         offsets = draw(st.lists(number, min_size=len(mids), max_size=len(mids)))
         protocol = draw(st.sampled_from(["frame", "clip"]))
@@ -96,6 +97,14 @@ def test_members_of_different_vocabularies_meet_by_mid_not_by_column() -> None:
     assert mixed.frame_logits(noise(1))[0, :, 0].tolist() == [5.5, 2.0, 16.5]
     weighted = Ensemble([first, other], mixed_protocols=True, weights=np.array([3.0, 1.0]))
     assert weighted.frame_logits(noise(1))[0, :, 0].tolist() == [3.25, 2.0, 9.75]
+    stranger = Linear([0.0], mids=["/m/z"], name="stranger")
+    with pytest.raises(TeacherError, match=r"member 2 .*stranger\) has none of the first's 3 classes; leave it out"):
+        Ensemble([first, stranger], mixed_protocols=True)
+    elsewhere = [
+        Linear([0.0] * len(one.gains), mids=one.vocabulary.mids, device=torch.device("meta")) for one in (first, other)
+    ]
+    for columns in Ensemble(elsewhere, mixed_protocols=True)._columns[1]:
+        assert columns.device.type == "meta", "columns in host memory would be copied for every batch"
     # the same classes in another order, and classes beside them, lose nothing
     reordered = Linear([0.0] * 4, offsets=[30.0, 10.0, 20.0, 99.0], mids=["/m/c", "/m/a", "/m/b", "/m/z"])
     assert Ensemble([first, reordered]).frame_logits(noise(1))[0, :, 0].tolist() == [5.5, 11.0, 16.5]
@@ -188,6 +197,7 @@ def test_says_what_it_is_made_of(beats: Callable[[int], Any]) -> None:
         "weights": [1.0, 2.0],
         "members": [member.provenance for member in members],
         "precision": "float32",
+        "protocol": "clip",
         "front_end": "waveform",
         "vocabulary_sha256": members[0].vocabulary.sha256,
     }
@@ -277,7 +287,10 @@ def test_no_members_are_refused() -> None:
         Ensemble([])
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf], [1.0, 1e-7], [1e7, 1.0]])
+@pytest.mark.parametrize(
+    "weights",
+    [[1.0], [1.0, 2.0, 3.0], [1.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf], [1.0, 1e-7], [1e7, 1.0]],
+)
 def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
     with pytest.raises(UsageError, match="--weights"):
         Ensemble([Linear([1.0]), Linear([1.0])], weights=weights)

@@ -20,6 +20,7 @@ from jobs import Interrupted, run_stage
 from pipeline import AudioSpec, TeacherError, Vocabulary
 from shards import AudioShardWriter, Dataset, LabelReader, Problem, verify
 from teachers import LabellerChoice, Teacher, label_stage
+from teachers.labelling import _batch
 from teachers.labelling._batch import Batch
 from teachers.labelling._device import (
     Asked,
@@ -196,6 +197,19 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     torch.testing.assert_close(teacher.frame_logits(clips(1)), expected, rtol=0, atol=0)
 
 
+def test_where_pytorch_does_not_compile_at_all_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(function: Any, **options: Any) -> Any:
+        raise RuntimeError("Dynamo is not supported on this Python")
+
+    monkeypatch.setattr(torch, "compile", refused)
+    teacher = LabellerChoice.of(f"beats={tiny_beats(tmp_path / 'tiny.pt')}").open("cpu")
+    assert not compile_teacher(Asked(teacher, "frame", 2))
+    assert "runs uncompiled: Dynamo is not supported" in capsys.readouterr().err
+    assert teacher.frame_logits(clips(1)).isfinite().all()
+
+
 class PlayedEvent:
     """A point of a stream: it is reached at once. Waiting for one that nobody recorded would last for ever."""
 
@@ -266,6 +280,18 @@ def test_a_gpus_batches_keep_their_clips_and_wait_for_the_right_things(played_gp
     assert seconds.total() == pytest.approx({"copy": 6e-3, "device": 3e-3, "idle": 2e-3})
 
 
+def test_any_thread_may_compile_what_memory_that_ran_out_asks_for(played_gpu: dict[str, PlayedStream]) -> None:
+    """What is set of PyTorch's compiler is set for one thread, and shards have threads of their own."""
+    runner = CudaRunner(Asked(Levels(), "frame", 2), compiled=True)
+
+    def begun() -> int:
+        runner.begin(Batch(2, 160_000, (len(MIDS), 250), pinned=False), Seconds())
+        return int(torch._dynamo.config.cache_size_limit)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(begun).result() >= 64
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed(tmp_path_factory.mktemp("device"), clips=8, clips_per_shard=4)
@@ -293,6 +319,43 @@ def test_on_a_played_gpu_with_two_shards_at_once_the_labels_are_the_same(
         list(threads.map(label, stage.tasks))
     assert tars(label_bytes(dataset, "gpu")) == tars(label_bytes(dataset, "cpu"))
     assert problems(dataset, "gpu") == []
+
+
+def test_shards_of_none_one_and_many_clips_some_damaged_on_a_played_gpu(
+    tmp_path: Path, checkpoint: Path, played_gpu: dict[str, PlayedStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, bad = (1, 0, 5, 2, 7), {0: [0], 3: [0, 1], 4: [0, 3, 6]}
+    dataset = noises(tmp_path / "noises", sizes)
+    for audio in Dataset.open(dataset).audio_shards("strong", AudioSpec().name):
+        content = bytearray(audio.tar_path.read_bytes())
+        for row in bad.get(audio.shard, []):
+            content[audio.clips.offset[row] + audio.clips.length[row] // 2] ^= 1
+        audio.tar_path.write_bytes(content)
+    options = {"dataset": dataset, "split": "strong", "teacher": LabellerChoice.of(f"beats={checkpoint}")}
+    run_stage(label_stage(labels="cpu", device="cpu", **options), executor="local", progress=False)
+    monkeypatch.setattr(
+        "teachers.labelling._shard.open_runner",
+        lambda teacher, target, **others: CudaRunner(Asked(teacher, target, 3), compiled=False),
+    )
+    stage = dataclasses.replace(label_stage(labels="gpu", device="cpu", threads=4, **options), at_once=2)
+    report = run_stage(stage, executor="local", progress=False)
+    assert (report.exit_code, report.stored, report.rejected) == (0, 9, {"unreadable_audio": 6})
+    assert tars(label_bytes(dataset, "gpu")) == tars(label_bytes(dataset, "cpu"))
+
+
+def noises(folder: Path, sizes: Sequence[int]) -> Path:
+    """A dataset with shards of so many clips, of any length."""
+    audio = Dataset.create(folder, keys="audioset").audio_folder("strong", AudioSpec().name)
+    audio.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for shard, size in enumerate(sizes):
+        with AudioShardWriter(audio, shard, spec=AudioSpec(), provenance={"stage": "pack"}) as writer:
+            writer.reject(f"rejected{shard}_0", "missing", "no source has it")
+            for number in range(size):
+                pcm = rng.normal(0, 3000, int(rng.integers(1, 160_001))).astype(np.int16)
+                writer.add(f"clip{shard}{number}_0", pcm, origin="flac")
+            writer.commit()
+    return folder
 
 
 def problems(dataset: Path, labels: str) -> list[Problem]:
@@ -357,6 +420,66 @@ def test_a_device_that_is_lost_costs_an_attempt_and_no_clip(dataset: Path, tmp_p
     report = run_stage(told(dataset, tmp_path / "once", "once", "lost_once"), executor="local", progress=False)
     assert (report.exit_code, report.stored, report.quarantined) == (0, 8, ())
     assert tars(label_bytes(dataset, "once")) == tars(label_bytes(dataset, "whole"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        ("CUDA error: unspecified launch failure", DeviceLost, "the device failed"),
+        ("CUDA error: out of memory", MemoryError, "no host memory for 2 more clips .*--batch-size"),
+    ],
+)
+def test_memory_that_cannot_be_pinned(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, kind: type[Exception], message: str
+) -> None:
+    """A shard that is being read while another meets a lost device finds it lost here, and is tried again, too."""
+    stage = told(dataset, tmp_path / "t", "pinned")
+    worker = LabelWorker(stage.config)
+
+    def pin(*arguments: object, **options: object) -> Batch:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("teachers.labelling._shard.Batch", pin)
+    with pytest.raises(kind, match=message):
+        worker.label(stage.tasks[0])
+
+
+def test_memory_of_one_shard_is_that_of_the_next(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Batch] = []
+
+    class Counted(Batch):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.waveforms.fill_(torch.nan)
+            made.append(self)
+
+    monkeypatch.setattr("teachers.labelling._shard.Batch", Counted)
+    stage = told(dataset, tmp_path / "t", "reused")
+    worker = LabelWorker(stage.config)
+    worker.label(stage.tasks[0])
+    taken = len(made)
+    worker.label(stage.tasks[1])
+    assert len(made) == taken
+    assert problems(dataset, "reused") == []
+
+
+def test_what_a_reading_thread_raises_is_tried_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([OSError(5, "Input/output error")])
+    decode = _batch.decode_audio_into
+
+    def failing(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        decode(*arguments)
+
+    monkeypatch.setattr(_batch, "decode_audio_into", failing)
+    report = run_stage(told(dataset, tmp_path / "t", "reread"), executor="local", progress=False)
+    assert (report.exit_code, report.stored) == (0, 8)
+    assert problems(dataset, "reread") == []
 
 
 def test_a_device_that_stays_lost_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:

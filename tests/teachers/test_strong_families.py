@@ -1,16 +1,25 @@
 """What every family of strong checkpoints promises, held by small models under the released names."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline import TeacherError
+from pipeline import AudioSpec, TeacherError
+from teachers import Chunked, Ensemble, Windows
 from teachers._checkpoints import Checkpoint
 from teachers.families._strong import load_strong
 from tests.teachers.conftest import parity_rules
-from tests.teachers.tiny_families import FULL, tiny_checkpoint, tiny_family, tiny_teacher, tiny_tensors
+from tests.teachers.tiny_families import (
+    FULL,
+    tiny_checkpoint,
+    tiny_family,
+    tiny_teacher,
+    tiny_teacher_elsewhere,
+    tiny_tensors,
+)
 
 CPU = torch.device("cpu")
 FIXTURES = {"beats": "BEATs", "atst": "ATST-F", "fpasst": "fpasst", "m2d": "M2D", "asit": "ASIT"}
@@ -152,3 +161,30 @@ def test_half_precision_is_close(name: str, precision: str, bits: int) -> None:
     expected = teacher.frame_logits(waveforms)
     difference = (halved.frame_logits(waveforms) - expected).abs().max() / expected.std()
     assert 0.0 < difference < 30 * 2.0**-bits
+
+
+def no_autocast(device: str, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+@every_family
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_device_is_never_waited_for(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", no_autocast)  # it knows no device without values
+    teacher = tiny_teacher_elsewhere(name)
+    teacher.use_precision(precision)
+    waveforms, longer = (torch.empty(3, samples, device="meta") for samples in (160_000, 400_000))
+    logits = [teacher.frame_logits(waveforms), teacher.clip_logits(waveforms)]
+    logits += [Chunked(teacher, context).frame_logits(waveforms, [160_000, 0, 7]) for context in teacher.contexts_ms]
+    logits += [Windows(teacher, AudioSpec(clip_ms=25_000)).frame_logits(longer, [400_000, 0, 200_000])]
+    assert {(one.device.type, one.dtype) for one in logits} == {("meta", torch.float32)}
+
+
+@pytest.mark.parametrize("average", ["logit", "probability"])
+def test_an_ensemble_never_waits_for_its_device(average: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", no_autocast)
+    members = [tiny_teacher_elsewhere(name) for name in FULL]
+    ensemble = Ensemble(members, average=average, weights=[1.0, 2.0, 3.0, 4.0, 5.0])
+    waveforms = torch.empty(2, 160_000, device="meta")
+    assert ensemble.frame_logits(waveforms).device.type == "meta"
+    assert ensemble.clip_logits(waveforms).device.type == "meta"

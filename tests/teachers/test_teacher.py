@@ -46,6 +46,7 @@ def test_states_what_it_hears_and_what_it_says(teacher: Teacher, tmp_path: Path)
         "checkpoint_sha256": digest,
         "layout": "unilm",
         "precision": "float32",
+        "protocol": "clip",
         "front_end": "kaldi_fbank",
         "stage_version": 1,
         "vocabulary_sha256": teacher.vocabulary.sha256,

@@ -56,6 +56,15 @@ def tiny_teacher(name: str) -> StrongTeacher:
     return load_strong(tiny_checkpoint(tiny_tensors(name)), torch.device("cpu"), tiny_family(name))
 
 
+def tiny_teacher_elsewhere(name: str) -> StrongTeacher:
+    """On PyTorch's device for tensors without values. It fails where they are looked at, for which a GPU would be
+    waited for, and in most places where tensors of the host are mixed in."""
+    teacher = tiny_teacher(name)
+    teacher.device = torch.device("meta")
+    teacher.model.to(teacher.device)
+    return teacher
+
+
 def _build(name: str, classes: int, weak_head: bool) -> StrongModel:
     if name == "beats":
         return StrongBeats(_BEATS, classes, weak_head=weak_head)
