@@ -13,6 +13,7 @@ from ._pack import pack_shard as pack_shard
 from ._pack import pack_stage as pack_stage
 from ._ray import machine_cpus as machine_cpus
 from ._ray import ray_session as ray_session
+from ._ray import resolve_address as resolve_address
 from ._report import StageReport as StageReport
 from ._result import differing as differing
 from ._result import result_of as result_of

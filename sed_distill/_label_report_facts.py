@@ -24,6 +24,7 @@ class LabelFacts:
     """agreement: over a sample of at most 2,000 clips, None where nobody labelled the split.
 
     in_sample: whether the teacher was trained on what people said of this split, None where nobody knows.
+    of_audioset: whether the clips are AudioSet's, whose splits are what is known of teachers.
     """
 
     labels: OpenLabels
@@ -31,6 +32,7 @@ class LabelFacts:
     psds: LabelPsds | None
     agreement: Agreement | None
     in_sample: bool | None
+    of_audioset: bool
 
     @property
     def problem(self) -> str:
@@ -133,13 +135,15 @@ def label_facts(dataset: Dataset, split: str, labels: OpenLabels, progress: Prog
         tally.add(row, label)
         if row in chosen:
             highest.append(label.highest)
+    of_audioset = dataset.keys == "audioset"
     return LabelFacts(
         labels=labels,
         tally=tally,
         psds=None if hard is None else label_psds(labels, hard, progress),
         agreement=None if hard is None else _agreement(np.stack(highest), classes, hard, sample),
         # Splits of the same names in other corpora are not those that the released teachers were trained on.
-        in_sample=_in_sample(labels.provenances, split) if dataset.keys == "audioset" else None,
+        in_sample=_in_sample(labels.provenances, split) if of_audioset else None,
+        of_audioset=of_audioset,
     )
 
 

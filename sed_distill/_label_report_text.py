@@ -69,7 +69,8 @@ def remarks(of_set: LabelFacts) -> list[str]:
     if of_set.psds is not None:
         lines.append(_psds_text(told["psds1"], sample_text(of_set.in_sample)))
     if told["weak"] or told["strong"]:
-        lines.append(f"{sample_text(of_set.in_sample)}: {_SAMPLE_REASON[of_set.in_sample]}")
+        reason = _SAMPLE_REASON[of_set.in_sample] if of_set.of_audioset else _NOT_AUDIOSET
+        lines.append(f"{sample_text(of_set.in_sample)}: {reason}")
     return lines
 
 
@@ -82,6 +83,9 @@ _SAMPLE_REASON = {
     False: "the teacher was not trained on labels of this split, though its checkpoint may have been chosen by them",
     None: "nobody wrote down what the teacher was trained on",
 }
+_NOT_AUDIOSET = (
+    "what is known of teachers is about AudioSet's splits, and this dataset is not known to be one of them (keys: path)"
+)
 
 
 def _psds_text(psds: Mapping[str, Any], sample: str) -> str:

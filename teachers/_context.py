@@ -5,8 +5,11 @@ Both run the teacher on pieces of one context length and put the frames back in 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,32 +22,54 @@ AT_ONCE = 64 * 250
 # The logit of frames behind the end of the audio, which no teacher was asked about: the lowest that every codec holds.
 NO_SOUND = -24.0
 
-Piece = tuple[int, Tensor]
-"""First frame, and the weight of each frame that it says something about. Over all pieces a frame's sum to 1."""
-Plan = Callable[[int, int, torch.device], list[Piece]]
-"""(frames with audio, frames of the context, where the weights are needed: a copy would wait for that device)."""
+
+class Piece(NamedTuple):
+    """start: its first frame. weight: of each frame that it says something about; over all pieces a frame's sum to 1.
+
+    layer: pieces of one layer have no frame in common. They are added up layer by layer.
+    """
+
+    start: int
+    layer: int
+    weight: npt.NDArray[np.float32]
 
 
-def chunk_pieces(frames: int, context: int, device: torch.device) -> list[Piece]:
+Plan = Callable[[int, int], list[Piece]]
+"""Of frames with audio, and of frames of the context."""
+
+
+def chunk_pieces(frames: int, context: int) -> list[Piece]:
     """Frames [0, C), [C, 2 C), ... of `frames`, the last shorter."""
     starts = range(0, frames, context)
-    return [(start, torch.ones(min(context, frames - start), device=device)) for start in starts]
+    return [Piece(start, 0, np.ones(min(context, frames - start), np.float32)) for start in starts]
 
 
-def window_pieces(frames: int, context: int, device: torch.device) -> list[Piece]:
-    """Windows of C frames every C // 2, the last up to the end of the audio; one where they all fit into one.
+def window_pieces(frames: int, context: int) -> list[Piece]:
+    """Windows of C frames every half C (rounded up), the last up to the end of the audio; one where they all fit in.
 
     Cross-faded by raised cosines, divided by their sum.
     """
-    last = max(0, frames - context)
-    starts = [*range(0, last, max(1, context // 2)), last] if frames else []
-    phase = (torch.arange(context, device=device, dtype=torch.float64) + 0.5) / context
-    fade = torch.sin(math.pi * phase).square()
-    total = torch.zeros(max(frames, context), device=device, dtype=torch.float64)
+    last, hop = max(0, frames - context), window_hop(context)
+    starts = [*range(0, last, hop), last] if frames else []
+    phase = (torch.arange(context, dtype=torch.float64) + 0.5) / context
+    fade = torch.sin(math.pi * phase).square().numpy()
+    total = np.zeros(max(frames, context))
     for start in starts:
         total[start : start + context] += fade
-    length = min(frames, context)
-    return [(start, (fade / total[start : start + context])[:length].float()) for start in starts]
+    # Every second window has no frame in common. The last may meet the two before it and is added to their sum, which
+    # is the same in either order: so a sum does not depend on which windows were heard together.
+    return [
+        Piece(
+            start,
+            2 if start % hop else start // hop % 2,
+            (fade / total[start : start + context])[: min(frames, context)].astype(np.float32),
+        )
+        for start in starts
+    ]
+
+
+def window_hop(context: int) -> int:
+    return -(-context // 2)
 
 
 class _InPieces(Teacher):
@@ -132,7 +157,7 @@ class Windows(_InPieces):
 
     def __init__(self, teacher: Teacher, audio_spec: AudioSpec) -> None:
         window_ms = teacher.audio_spec.clip_ms
-        hop_ms = teacher.frames // 2 * HOP_MS
+        hop_ms = window_hop(teacher.frames) * HOP_MS
         rule = {"window_ms": window_ms, "window_hop_ms": hop_ms, "window_fade": "raised_cosine"}
         super().__init__(teacher, audio_spec, context_ms=window_ms, rule=rule, plan=window_pieces)
 
@@ -157,30 +182,75 @@ def label_recording(teacher: Teacher, waveform: Tensor) -> Tensor:
 def _heard_in_pieces(
     teacher: Teacher, waveforms: Tensor, samples: Sequence[int], frames: int, context_ms: int, plan: Plan
 ) -> Tensor:
-    """[B, classes, frames] of waveforms [B, N] on their device; NO_SOUND behind the end of each clip's samples."""
+    """[B, classes, frames] of waveforms [B, N] on their device; NO_SOUND behind the end of each clip's samples.
+
+    A few operations for all pieces of a forward pass, so that a GPU does not wait for Python; which frames are whose is
+    worked out on the host.
+    """
     spec = teacher.audio_spec
     context = -(-context_ms // HOP_MS)
-    context_samples = spec.sample_rate * context_ms // 1000
-    where = waveforms.device
     audible = [frames_of(length, spec.sample_rate, frames=frames) for length in samples]
-    pieces = [(clip, *piece) for clip, length in enumerate(audible) for piece in plan(length, context, where)]
-    at_once = min(max(1, AT_ONCE // context), len(waveforms) * len(plan(frames, context, where)))
+    plans = {length: plan(length, context) for length in {frames, *audible}}
+    pieces = [(clip, piece) for clip, length in enumerate(audible) for piece in plans[length]]
+    at_once = min(max(1, AT_ONCE // context), len(waveforms) * len(plans[frames]))
     with torch.inference_mode():
-        logits = waveforms.new_full((len(waveforms), len(teacher.vocabulary), frames), NO_SOUND)
-        for clip, length in enumerate(audible):
-            logits[clip, :, :length] = 0.0
+        logits = waveforms.new_zeros((len(waveforms), len(teacher.vocabulary), frames))
         for first in range(0, len(pieces), at_once):
             part = pieces[first : first + at_once]
-            heard = waveforms.new_zeros(_size(teacher.device, len(part), at_once), context_samples)
-            for place, (clip, start, _) in enumerate(part):
-                cut = waveforms[clip, start * spec.hop_samples :][:context_samples]
-                heard[place, : len(cut)] = cut
-            said = teacher._heard("frame", heard, context)
-            for place, (clip, start, weight) in enumerate(part):
-                logits[clip, :, start : start + len(weight)] += said[place, :, : len(weight)] * weight
+            part.sort(key=lambda placed: _group(placed[1], context, frames))
+            heard = _cut(
+                waveforms, part, size=_size(teacher.device, len(part), at_once),
+                samples=spec.sample_rate * context_ms // 1000, hop_samples=spec.hop_samples,
+            )  # fmt: skip
+            _add(logits, teacher._heard("frame", heard, context), part)
+        if min(audible) < frames:
+            ends = _sent(np.array(audible), logits.device)
+            logits.masked_fill_(torch.arange(frames, device=logits.device) >= ends[:, None, None], NO_SOUND)
     return logits
 
 
+def _cut(waveforms: Tensor, part: Sequence[tuple[int, Piece]], *, size: int, samples: int, hop_samples: int) -> Tensor:
+    """[size, samples]: the audio of each piece of `part`, with zeros behind its end; then what nobody will look at."""
+    clips, starts = np.array([(clip, piece.start) for clip, piece in part]).T
+    clip, start = clips.min(), starts.min()
+    end = starts.max() * hop_samples + samples
+    audio = waveforms[clip : clips.max() + 1, start * hop_samples : end]
+    missing = int(end - start * hop_samples) - audio.shape[1]
+    if missing > 0:
+        audio = torch.nn.functional.pad(audio, (0, missing))
+    places = np.zeros((2, size), np.int64)
+    places[:, : len(part)] = clips - clip, starts - start
+    of_clip, of_start = _sent(places, waveforms.device)
+    return audio.unfold(1, samples, hop_samples)[of_clip, of_start]
+
+
+def _add(logits: Tensor, said: Tensor, part: Sequence[tuple[int, Piece]]) -> None:
+    """Add what was said of each piece of `part`, which is sorted by group, to its clip."""
+    frames, context = logits.shape[2], said.shape[2]
+    weights = np.zeros((len(part), context), np.float32)
+    for row, (_, piece) in enumerate(part):
+        weights[row, : len(piece.weight)] = piece.weight
+    weight = _sent(weights, logits.device)
+    clip, start = _sent(np.array([(clip, piece.start) for clip, piece in part]).T, logits.device)
+    frame = start[:, None] + torch.arange(context, device=logits.device)
+    by_class, end = logits.transpose(0, 1), 0
+    for (_, width), group in groupby(part, lambda placed: _group(placed[1], context, frames)):
+        rows = slice(end, end := end + len(list(group)))
+        heard = said[rows, :, :width] * weight[rows, None, :width]
+        by_class[:, clip[rows, None], frame[rows, :width]] += heard.transpose(0, 1)
+
+
+def _group(piece: Piece, context: int, frames: int) -> tuple[int, int]:
+    """Layer and width of pieces that are added at once."""
+    return piece.layer, min(context, frames - piece.start)
+
+
+def _sent(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """On `device`, without waiting for it."""
+    here = torch.from_numpy(np.ascontiguousarray(values))
+    return (here.pin_memory() if device.type == "cuda" else here).to(device, non_blocking=True)
+
+
 def _size(device: torch.device, pieces: int, at_once: int) -> int:
-    """A graph compiled for one size serves all: an accelerator hears silence in place of pieces that are not there."""
+    """A graph compiled for one size serves all: an accelerator hears any audio in place of missing pieces."""
     return pieces if device.type == "cpu" else at_once

@@ -1,9 +1,11 @@
 """The arguments of a label run: one function behind `label_weak.py`, `label_strong.py` and `sed-distill label`."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
-from jobs import add_run_arguments, check_run_arguments, run_stages_from
+from jobs import add_run_arguments, check_run_arguments, resolve_address, run_stages_from
 from pipeline import UsageError
 from teachers._labeller_arguments import add_labeller_arguments
 
@@ -49,7 +51,19 @@ def run_label(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         compile=not arguments.no_compile,
     )
+    if arguments.device == "auto" and arguments.executor == "ray" and not stage.gpus and stage.tasks:
+        _say_where(resolve_address(arguments.ray_address, os.environ))
     return run_stages_from((stage,), arguments)
+
+
+def _say_where(cluster: str | None) -> None:
+    """`auto` looks at this machine; who names a cluster may mean its GPUs."""
+    if cluster is not None:
+        print(
+            f"label: this machine has no GPU, so the workers at {cluster} label on the CPU; where they have GPUs, give "
+            "--device cuda",
+            file=sys.stderr,
+        )
 
 
 def label_script(default_split: str, description: str) -> int:

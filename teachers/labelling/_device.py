@@ -222,12 +222,18 @@ def find_batch_size(clips_per_s: Callable[[int], float], *, most: int) -> int:
 
 
 def compile_teacher(asked: Asked) -> bool:
-    """Have PyTorch compile the models for batches of `asked`; False where it cannot, which a line then says."""
+    """Have PyTorch compile the models for batches of `asked`; False where it cannot, which a line then says.
+
+    Kernels that add up are chosen by rule, not by how fast they were just now, which may differ from run to run and
+    with it the last bits of a logit.
+    """
     leaves = asked.teacher.leaves
     try:
         _allow_compilations()
+        options: dict[str, Any] = {name: True for name in ("deterministic",) if name in torch._inductor.list_options()}
         for leaf in leaves:
-            setattr(leaf, asked.method, torch.compile(getattr(leaf, asked.method), dynamic=False))
+            compiled = torch.compile(getattr(leaf, asked.method), dynamic=False, options=options)
+            setattr(leaf, asked.method, compiled)
         shape = (asked.batch_size, asked.teacher.audio_spec.max_samples)
         asked.logits(torch.zeros(shape, device=asked.teacher.device), [shape[1]] * shape[0])
         return True

@@ -44,8 +44,9 @@ def label_stage(
     Loads the teacher once here, so that a wrong checkpoint is an error before any worker starts and so that labels of
     another provenance are refused instead of mixed with these. On the CPU: the GPUs are the workers' alone.
 
-    device: "auto" is "cuda" where this machine has one, else "cpu". batch_size: None finds the best. threads: of one
-    worker, None for 1 on a CPU and this machine's share of a GPU. compile: on CUDA, have PyTorch compile the teacher.
+    device: "auto" is "cuda" where this machine has one, else "cpu", whatever the workers of a cluster have.
+    batch_size: None finds the best. threads: of one worker, None for 1 on a CPU and this machine's share of a GPU.
+    compile: on CUDA, have PyTorch compile the teacher.
 
     Raises UsageError (paths, names, audio that cannot be decoded here, a label set of another provenance, of other
     audio or of other shards) and TeacherError (checkpoint).

@@ -478,7 +478,9 @@ def test_what_the_teacher_saw_is_marked(
     (of_set,) = report(labelled, "eval", tmp_path, "--labels", name, "--clips", 0)["label_sets"]
     assert of_set["in_sample"] is of_set["psds1"]["in_sample"] is in_sample
     mark = "held out" if in_sample is False else "unknown whether in-sample"
-    assert f"({mark}) after" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"({mark}) after" in told
+    assert ("nobody wrote down what the teacher was trained on" in told) == (in_sample is None)
     assert f"{mark}</span>" in (tmp_path / "report.html").read_text()
 
 
@@ -498,9 +500,19 @@ def test_who_made_them_in_a_few_words(provenance: dict[str, Any], words: str) ->
     assert report_facts.maker(provenance) == words
 
 
-@pytest.mark.parametrize(("keys", "in_sample"), [("audioset", True), ("path", None)])
+@pytest.mark.parametrize(
+    ("keys", "in_sample", "reason"),
+    [
+        ("audioset", True, "was trained on labels of this split"),
+        ("path", None, "this dataset is not known to be one of them (keys: path)"),
+    ],
+)
 def test_a_split_that_the_teacher_was_trained_on_is_in_sample(
-    keys: Literal["audioset", "path"], in_sample: bool | None, tmp_path: Path
+    keys: Literal["audioset", "path"],
+    in_sample: bool | None,
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of AudioSet; what others call `strong` it may or may not have heard."""
     dataset = Dataset.create(tmp_path / "data", keys=keys)
@@ -515,6 +527,9 @@ def test_a_split_that_the_teacher_was_trained_on_is_in_sample(
         writer.commit()
     (of_set,) = report(dataset.root, "strong", tmp_path, "--labels", "own")["label_sets"]
     assert of_set["psds1"]["in_sample"] is in_sample
+    told = " ".join(capsys.readouterr().out.split())
+    assert reason in told
+    assert "nobody wrote down" not in told
     tag = "in-sample" if in_sample else "unknown whether in-sample"
     assert f">{tag}</span>" in (tmp_path / "report.html").read_text()
 

@@ -16,7 +16,7 @@ from pipeline import AudioSpec, IntegrityError, TeacherError, UsageError
 from sed_distill.cli import main
 from shards import AudioReader, Dataset, LabelReader, verify
 from shards.codecs import _audio_fast
-from teachers import LabellerChoice, label_stage, load_teacher
+from teachers import LabellerChoice, _label_command, label_stage, load_teacher
 from tests.teachers.labelling_examples import LevelTeacher, packed, tiny_beats
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,6 +42,32 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_beats(tmp_path_factory.mktemp("checkpoint") / "tiny.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        ((), "10.1.2.3:6379", "workers at 10.1.2.3:6379 label on the CPU; where they have GPUs, give --device cuda\n"),
+        (("--ray-address", "head:6379"), "10.1.2.3:6379", "workers at head:6379 label on the CPU"),
+        ((), "", ""),
+        (("--ray-address", "local"), "10.1.2.3:6379", ""),
+        (("--device", "cpu"), "10.1.2.3:6379", ""),
+        (("--device", "cuda"), "10.1.2.3:6379", ""),
+        (("--executor", "local"), "10.1.2.3:6379", ""),
+    ],
+)
+def test_a_cluster_is_labelled_on_as_this_machine_would_and_a_line_says_so(
+    dataset: Path, checkpoint: Path, options: tuple[str, ...], environment: str, said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", environment)
+    monkeypatch.setattr(_label_command, "run_stages_from", lambda stages, arguments: 0)
+    arguments = ["label", "--dataset", str(dataset), "--split", "strong", "--labels", "elsewhere"]
+    assert main([*arguments, "--teacher", f"beats={checkpoint}", *options]) == 0
+    told = capsys.readouterr().err
+    assert said in told
+    assert bool(told) == bool(said)
 
 
 @pytest.mark.parametrize("codec", ["master", "faithful"])

@@ -166,9 +166,12 @@ def test_compiled_it_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     compiled: list[Any] = []
     compiler = torch.compile
 
-    def traced(function: Any, **options: Any) -> Any:
+    def traced(function: Any, *, options: dict[str, Any], **others: Any) -> Any:
         compiled.append(function)
-        return compiler(function, backend="eager", fullgraph=True, **options)
+        compiler(function, options=options, **others)  # refuses options that PyTorch's own compiler does not know
+        if "deterministic" in torch._inductor.list_options():
+            assert options == {"deterministic": True}, "kernels would be chosen by timing"
+        return compiler(function, backend="eager", fullgraph=True, **others)
 
     monkeypatch.setattr(torch, "compile", traced)
     texts = [f"beats={tiny_beats(tmp_path / f'{seed}.pt', seed=seed)}" for seed in range(3)]
