@@ -2,6 +2,7 @@
 
 Say what it hears, its classes, and what decides its numbers (labels of another version are never mixed with these; the
 file's sha256 is added). Then logits of each clip on its own, 40 ms a frame; sizes, NaN and batches are looked after.
+Clip heads, contexts, front ends, half precision: docs/teachers.md, "A teacher of your own".
 """
 
 from pathlib import Path

@@ -4,6 +4,7 @@ from ._command import local_folder as local_folder
 from ._command import run_command as run_command
 from ._command import run_stages_from as run_stages_from
 from ._driver import Quarantined as Quarantined
+from ._local import describe_error as describe_error
 from ._merge import MergeConfig as MergeConfig
 from ._merge import merge_stage as merge_stage
 from ._merge_command import add_merge_arguments as add_merge_arguments

@@ -1,8 +1,12 @@
 """One worker inside the calling process: the same stages without Ray, for tests, debugging and small machines."""
 
+import os
+import re
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from pathlib import Path
 from types import TracebackType
 
 from jobs._driver import Done, Event, Failed, Pool, Ready
@@ -22,6 +26,12 @@ APPLICATION_ERRORS = (
     RuntimeError,
     ValueError,
 )
+
+_ROOT = Path(__file__).resolve().parents[1]
+_OWN_PACKAGES = ("jobs", "pipeline", "sed_distill", "shards", "students", "teachers")
+_OWN_FOLDERS = tuple(f"{_ROOT / package}{os.sep}" for package in _OWN_PACKAGES)
+_LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]", re.IGNORECASE)
+_FRAME = re.compile(r'^ *File "([^<"][^"]*)", line (\d+), in ', re.MULTILINE)
 
 
 class InProcessPool(Pool):
@@ -92,7 +102,19 @@ def _answer(worker: int, task: ShardTask | None, work: Callable[[], ShardResult 
     return Ready(worker=worker) if task is None or result is None else Done(worker=worker, task=task, result=result)
 
 
-def describe_error(error: BaseException) -> str:
-    """One line for the report: our own errors speak for themselves, others say what they are."""
+def describe_error(error: BaseException, told: str | None = None) -> str:
+    """One line for the report: our own errors speak for themselves, others say what they are and, where a user's own
+    code is on the way to them, its last line there: `TypeError: ... (energy.py line 21)`.
+
+    told: the traceback as text, of an error that comes from another process without one.
+    """
     message = " ".join(str(error).split())
-    return message if isinstance(error, SedDistillError) else f"{type(error).__name__}: {message}"
+    if isinstance(error, SedDistillError):
+        return message
+    frames = _FRAME.findall("".join(traceback.format_exception(error)) if told is None else told)
+    places = [f" ({Path(file).name} line {line})" for file, line in frames if _is_users(file)]
+    return f"{type(error).__name__}: {message}{places[-1] if places else ''}"
+
+
+def _is_users(file: str) -> bool:
+    return not _LIBRARIES.search(file) and not os.path.realpath(file).startswith(_OWN_FOLDERS)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import TargetSpec, UsageError, projection
-from shards import LabelSidecar
+from shards import LabelSidecar, heard_in
 
 Average = Literal["logit", "probability"]
 # A mean of probabilities goes back to logits between sigmoid(+-16.6), as in an ensemble of teachers.
@@ -85,6 +85,7 @@ def average_of(
     targets = tuple(side.target for side in sides)
     if len(sides) == 1:
         return AverageOf(targets=targets, target=targets[0], average=average, weights=None)
+    _check_different(names, sides)
     for name, side in zip(names, sides, strict=True):
         _check_member(name, side, names[0], sides[0], mixed_protocols=mixed_protocols)
     return AverageOf(
@@ -109,6 +110,17 @@ def _check_weights(names: Sequence[str], weights: Sequence[float] | None) -> Non
         )
 
 
+def _check_different(names: Sequence[str], sides: Sequence[LabelSidecar]) -> None:
+    """The same labels under two names would count twice. Labels that say nothing of how they were made may differ."""
+    seen: dict[str, str] = {}
+    for name, side in zip(names, sides, strict=True):
+        if side.provenance and (other := seen.setdefault(side.fingerprint, name)) != name:
+            raise UsageError(
+                f"label set {name} has the provenance of {other}: the same labels, which would count twice; leave one "
+                "out, or give the other more --weights"
+            )
+
+
 def _check_member(
     name: str, side: LabelSidecar, first_name: str, first: LabelSidecar, *, mixed_protocols: bool
 ) -> None:
@@ -127,6 +139,12 @@ def _check_member(
         has, needs = getattr(target, what), getattr(wanted, what)
         if has != needs:
             raise UsageError(f"label set {name} has {what} {has}, {first_name} has {needs}; merge labels of one grid")
+    has_rule, needs_rule = heard_in(side.provenance), heard_in(first.provenance)
+    if has_rule and needs_rule and has_rule != needs_rule:
+        raise UsageError(
+            f"label set {name} was labelled with {_spelled(has_rule)}, {first_name} with {_spelled(needs_rule)}; "
+            "merge labels of one context"
+        )
     if mixed_protocols:
         return
     has, needs = _protocol(side), _protocol(first)
@@ -141,6 +159,10 @@ def _check_member(
             f"label set {name} lacks {lacks} of the {len(wanted.classes)} classes of {first_name}; leave it out, or "
             "average classes over the sets that have them with --mixed-protocols"
         )
+
+
+def _spelled(rule: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(rule.items()))
 
 
 def _protocol(side: LabelSidecar) -> str | None:

@@ -159,7 +159,8 @@ class RayPool(Pool):
             answer = ray.get(call)
         except RayTaskError as error:
             cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
-            reason = _first_line(cause) if isinstance(cause, RayError) else describe_error(cause)
+            told = str(error)  # the traceback of the worker, where Ray itself has no other
+            reason = _first_line(cause) if isinstance(cause, RayError) else describe_error(cause, told)
             if "No module named" in reason:
                 reason += "; install this project on the workers, or submit it with ray job submit --working-dir"
             return Failed(worker=worker, task=task, reason=reason, transient=isinstance(cause, OSError))

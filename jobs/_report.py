@@ -16,6 +16,7 @@ from pipeline import IntegrityError, write_atomic
 REPORT_NAME = "report.json"
 LISTED_REJECTIONS = 1_000
 _LINE_EVERY_S = 30.0
+_SIGNALS = ("SIGINT", "SIGTERM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,19 @@ class StageReport:
 
     @property
     def _nothing(self) -> bool:
-        """The sign of a wrong folder or list, which should not end a script's step in green."""
+        """The sign of a wrong folder or list, or of a broken teacher, which should not end a script's step in green."""
         return bool(self.clips) and not self.stored
+
+    @property
+    def _why_nothing(self) -> str:
+        if self.stage != "label":
+            return "nothing is stored: is it the right folder or list?"
+        if self.rejected.keys() == {"not_finite"}:
+            return (
+                "nothing is stored: the teacher gave NaN or infinity for every clip, as a broken checkpoint does, or "
+                "float16 that overflows"
+            )
+        return "nothing is stored"
 
     def to_json(self) -> dict[str, Any]:
         derived = {
@@ -88,11 +100,11 @@ class StageReport:
 
     def summary(self) -> str:
         """The run in one line, for the end of a terminal session or a job log."""
-        shards = f"{self.shards_done_before + self.shards_done_now}/{self.shards} shards ({self.shards_done_now} now)"
+        shards = f"{self.shards_done_before + self.shards_done_now}/{_counted(self.shards, 'shard')}"
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
         parts = [
-            f"{self.stage}: {shards}",
-            f"{self.clips} clips = {self.stored} stored + {sum(self.rejected.values())} rejected",
+            f"{self.stage}: {shards} ({self.shards_done_now} now)",
+            f"{_counted(self.clips, 'clip')} = {self.stored} stored + {sum(self.rejected.values())} rejected",
         ]
         if reasons:
             parts[-1] += f" ({reasons})"
@@ -101,12 +113,18 @@ class StageReport:
         if self._too_many:
             parts.append(f"more rejected than the {self.max_rejected} allowed")
         if self._nothing and not self.not_done:
-            parts.append("nothing is stored: is it the right folder or list?")
+            parts.append(self._why_nothing)
+        if self.stage == "label" and self.rejected.keys() - {"unreadable_audio"}:
+            parts.append(
+                "a clip that a teacher failed on stays failed: correct the teacher, raise the version in its "
+                "provenance, and give another --labels name"
+            )
         parts += [f"{count} {note.replace('_', ' ')}" for note, count in self.notes.items() if count]
         if self.quarantined:
-            parts.append(f"{len(self.quarantined)} shards quarantined, first: {self.quarantined[0].reason}")
+            parts.append(f"{_counted(len(self.quarantined), 'shard')} quarantined, first: {self.quarantined[0].reason}")
         if self.stopped:
-            parts.append(f"stopped: {self.stopped}")
+            goes_on = ", the same command goes on from there" if self.stopped in _SIGNALS else ""
+            parts.append(f"stopped: {self.stopped}{goes_on}")
         if self.clips_done_now:
             parts.append(f"{self.clips_per_s:.1f} clips/s, {_clock(self.wall_s)}")
         return "; ".join(parts)
@@ -169,16 +187,16 @@ class Progress:
 
     def update(self, done: Sequence[ShardResult], quarantined: Sequence[Quarantined], now_s: float) -> None:
         rejected = sum(sum(result.rejected.values()) for result in done)
-        failures = f"{rejected} clips rejected, {len(quarantined)} shards quarantined"
+        failures = f"{_counted(rejected, 'clip')} rejected, {_counted(len(quarantined), 'shard')} quarantined"
         clips = sum(result.clips for result in done)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{len(done)}/{self._shards} shards, {failures}", refresh=False)
+            self._bar.set_postfix_str(f"{len(done)}/{_counted(self._shards, 'shard')}, {failures}", refresh=False)
             self._bar.update(clips - self._bar.n)
         elif self._enabled and now_s >= self._next_line_s:
             self._next_line_s = now_s + _LINE_EVERY_S
             rate = clips / now_s
             eta = _clock((self._clips - clips) / rate) if rate > 0 else "unknown"
-            counts = f"{len(done)}/{self._shards} shards, {clips}/{self._clips} clips"
+            counts = f"{len(done)}/{_counted(self._shards, 'shard')}, {clips}/{_counted(self._clips, 'clip')}"
             print(f"{self._name}: {counts}, {rate:.1f} clips/s, ETA {eta}, {failures}", file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -191,6 +209,10 @@ def _add(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for count in counts:
         total.update(count)
     return dict(sorted(total.items()))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

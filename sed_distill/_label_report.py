@@ -15,6 +15,7 @@ from sed_distill._label_report_text import table
 from shards import Dataset
 
 WIDTH = 80
+_REMEDY = {True: "see to its checkpoint or its class order", False: "correct its class order or its index"}
 PAGE_NAME, JSON_NAME = "report.html", "report.json"
 
 
@@ -45,8 +46,8 @@ def run_report(arguments: argparse.Namespace, progress: Progress) -> int:
     wrong = [of_set for of_set in facts if of_set.problem]
     for of_set in wrong:
         print(
-            f"error: label set {of_set.labels.name}: {_printable(of_set.problem)}; do not train on it; "
-            "correct the class order or the index, and make it again",
+            f"error: label set {of_set.labels.name}: the check of class order refuses it, as told above; do not train "
+            f"on it; {_REMEDY[of_set.own]}, and make it again",
             file=sys.stderr,
         )
     # Last: it reads audio, and what is wrong with that should not hide what reading all the labels has found.

@@ -11,12 +11,15 @@ from pipeline import Vocabulary
 from sed_distill._label_report_psds import MEDIAN_FRAMES, LabelPsds, label_psds
 from sed_distill._label_report_set import OpenLabels, Progress
 from sed_distill._label_report_tally import Ranking, Tally, summed
-from shards import Agreement, Dataset, HardRows, agreement, join_hard
+from shards import Agreement, Dataset, HardRows, agreement, join_hard, made_by
 from teachers import in_sample
 
 AGREEMENT_CLIPS = 2_000
 _SURE_CLIPS = 10  # of a class, to say something of that class alone
 _SEED = 20_250_602
+_CHANCE_AUC = 0.6
+_NO_FIT = "labels agree with the hard labels with an AUC of"  # the problem where no known class order is better
+_OTHER_ORDER = "classes in another order"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +39,36 @@ class LabelFacts:
 
     @property
     def problem(self) -> str:
-        """Why the class order, or the clips, cannot be right; empty if they can."""
-        return "" if self.agreement is None else self.agreement.problem
+        """Why the class order, or the clips, cannot be right; empty if they can.
+
+        What the project's stages wrote has no index that could be wrong, but may be of a teacher that is.
+        """
+        found = self.agreement
+        if found is None or not found.problem:
+            return ""
+        if not self.own or not found.problem.startswith(_NO_FIT):
+            return f"the check of class order finds: {found.problem}"
+        finds = f"the check of class order finds an AUC of {found.auc:.2f} where chance is 0.50"
+        if found.auc < _CHANCE_AUC:
+            return f"the labels are no better than chance ({finds}): a wrong or untrained checkpoint, or {_OTHER_ORDER}"
+        return f"the labels fit too little ({finds}): a wrong or barely trained checkpoint, or {_OTHER_ORDER}"
+
+    @property
+    def own(self) -> bool:
+        """Whether `label` wrote all of it, or `merge`, out of what `label` wrote."""
+        return all(_is_own(provenance) for provenance in self.labels.provenances)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether nobody labelled any of its clips."""
+        return not self.tally.weak.clips and not self.tally.strong.clips
 
     def to_json(self) -> dict[str, Any]:
         """NaN, for a class of which there is nothing to say, as null."""
         labels, tally = self.labels, self.tally
         return {
             "labels": labels.name,
-            "made_by": [maker(provenance) for provenance in labels.provenances],
+            "made_by": [made_by(provenance) for provenance in labels.provenances],
             "provenance": labels.provenances,
             "in_sample": self.in_sample,
             "codec": labels.codecs,
@@ -63,7 +87,9 @@ class LabelFacts:
             "weak": ranking_facts(tally.weak),
             "strong": ranking_facts(tally.strong),
             "psds1": self._psds_json(),
-            "agreement": None if self.agreement is None else asdict(self.agreement) | {"enough": self.agreement.enough},
+            "agreement": None
+            if self.agreement is None
+            else asdict(self.agreement) | {"enough": self.agreement.enough, "problem": self.problem},
             "per_class": self.per_class(),
         }
 
@@ -147,21 +173,11 @@ def label_facts(dataset: Dataset, split: str, labels: OpenLabels, progress: Prog
     )
 
 
-def maker(provenance: Mapping[str, Any]) -> str:
-    """Who made the labels, in a few words. Provenance is free JSON."""
-    teacher = provenance.get("teacher")
-    if isinstance(teacher, dict) and "family" not in teacher and "stage" in teacher:  # merged from imported labels
-        return maker(teacher)
-    if not isinstance(teacher, dict):
-        told = [teacher, provenance.get("stage"), provenance.get("format")]
-        return " ".join(str(part) for part in told if part is not None) or "unknown"
-    members = teacher.get("members")
-    if isinstance(members, list):
-        return f"ensemble of {len(members)}: " + ", ".join(maker({"teacher": member}) for member in members)
-    checkpoint = str(teacher.get("checkpoint_sha256", ""))[:12]
-    precision = teacher.get("precision", "float32")
-    told = [str(teacher.get("family", "unknown")), checkpoint, "" if precision == "float32" else str(precision)]
-    return " ".join(part for part in told if part)
+def _is_own(provenance: Mapping[str, Any]) -> bool:
+    merged = provenance.get("merged")
+    if provenance.get("stage") == "merge" and isinstance(merged, list):
+        return all(isinstance(member, dict) and _is_own(member) for member in merged)
+    return provenance.get("stage") == "label"
 
 
 def _sample(hard: HardRows | None, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

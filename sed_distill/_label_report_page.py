@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import write_atomic
 from sed_distill._label_report_clips import Dispute
 from sed_distill._label_report_facts import LabelFacts
-from sed_distill._label_report_text import remarks, sample_text
+from sed_distill._label_report_text import measured_of, remarks, sample_text
 from sed_distill._page import rendered
 from sed_distill._peek_clip import PeekedClip
 from sed_distill._peek_picture import page_clip
@@ -26,6 +26,7 @@ def write_page(
     sets = [
         {
             "told": of_set.to_json(),
+            "measured": measured_of(of_set),
             "remarks": remarks(of_set),
             "problem": of_set.problem,
             "sample": sample_text(of_set.in_sample),

@@ -7,21 +7,21 @@ from sed_distill._label_report_facts import LabelFacts
 
 _WORST = 5
 _NAME = 24
+_MAKER = 20  # what 80 columns leave
 
 
 def table(split: str, facts: Sequence[LabelFacts]) -> list[str]:
     """Lines for a terminal: a row for each set, then what there is to say of each."""
     lines = [f"{split:{_NAME}} labelled         AUC    mAP  PSDS1  made by"]
     for of_set in facts:
-        told = of_set.to_json()
-        people = told["weak"] or told["strong"]
-        coverage = of_set.labels.coverage
-        measured = [people and people["auc"], people and people["map"], told["psds1"] and told["psds1"]["mean"]]
+        told, coverage, measured = of_set.to_json(), of_set.labels.coverage, measured_of(of_set)
         cells = "".join(f"{'-' if figure is None else f'{figure:.3f}':>7}" for figure in measured)
         share = f"{coverage.labelled:,} {coverage.labelled / coverage.clips:6.1%}"
-        lines.append(f"{of_set.labels.name[: _NAME - 3]:{_NAME - 3}} {share:>15}{cells}  {told['made_by'][0]}")
+        lines.append(f"{of_set.labels.name[: _NAME - 3]:{_NAME - 3}} {share:>15}{cells}  {_cut(told['made_by'][0])}")
     for of_set in facts:
-        lines += ["", of_set.labels.name, *(f"  {line}" for line in remarks(of_set))]
+        made_by = "; ".join(of_set.to_json()["made_by"])
+        whole = [] if made_by == _cut(made_by) else [f"made by {made_by}"]
+        lines += ["", of_set.labels.name, *(f"  {line}" for line in (*whole, *remarks(of_set)))]
         worst = of_set.worst(_WORST)
         if worst:
             lines.append(f"  {'stand out least':32}   clips    AUC     AP    mean  highest")
@@ -31,17 +31,29 @@ def table(split: str, facts: Sequence[LabelFacts]) -> list[str]:
     return lines
 
 
+def measured_of(of_set: LabelFacts) -> list[float | None]:
+    """AUC and mAP, against weak labels where there are any, and PSDS1."""
+    told = of_set.to_json()
+    people = told["weak"] or told["strong"]
+    return [people and people["auc"], people and people["map"], told["psds1"] and told["psds1"]["mean"]]
+
+
 def remarks(of_set: LabelFacts) -> list[str]:
     """What there is to say of a label set, in sentences; what needs attention begins with `!`."""
     told, coverage, labels = of_set.to_json(), of_set.labels.coverage, of_set.labels
     lines = []
     if of_set.problem:
         lines.append(f"! {of_set.problem}")
+    elif of_set.unlabelled:
+        lines.append("nobody labelled this split: nothing to compare with; sed-distill peek shows clips")
     elif of_set.agreement is None or not of_set.agreement.enough:
         lines.append("class order not checked: people gave these clips too few of its classes")
     else:
         found = of_set.agreement
-        lines.append(f"class order fits: AUC {found.auc:.2f} over {found.clips:,} clips, {found.positives:,} labels")
+        lines.append(
+            f"class order fits: the check of class order finds an AUC of {found.auc:.2f} over {found.clips:,} clips, "
+            f"{found.positives:,} labels"
+        )
     if coverage.failed:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in coverage.reasons.items())
         lines.append(f"clips that failed: {coverage.failed:,} ({reasons})")
@@ -86,6 +98,10 @@ _SAMPLE_REASON = {
 _NOT_AUDIOSET = (
     "what is known of teachers is about AudioSet's splits, and this dataset is not known to be one of them (keys: path)"
 )
+
+
+def _cut(made_by: str) -> str:
+    return made_by if len(made_by) <= _MAKER else f"{made_by[: _MAKER - 2].rstrip(' ,:')}.."
 
 
 def _psds_text(psds: Mapping[str, Any], sample: str) -> str:

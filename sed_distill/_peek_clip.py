@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pipeline import Vocabulary
+from pipeline import MetadataError, Vocabulary, key_path
 from sed_distill._page import SHOWN_FROM, TEACHER_COLOUR, TRUTH_COLOUR
 from shards import Batch
 
@@ -65,6 +65,18 @@ class PeekedClip:
     @property
     def seconds(self) -> float:
         return len(self.waveform) / self.sample_rate
+
+    @property
+    def shown_key(self) -> str:
+        """The key as people read it: the path that is spelled in it, or the key itself."""
+        if "%" not in self.key:
+            return self.key
+        try:
+            path, start_ms = key_path(self.key)
+        except MetadataError:
+            return self.key
+        shown = "".join(c if c.isprintable() else "?" for c in path.decode(errors="replace"))
+        return f"{shown} from {start_ms / 1000:g} s" if start_ms else shown
 
     @property
     def soft(self) -> dict[str, Cells]:

@@ -6,8 +6,9 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING
 
 from pipeline import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from teachers import PrecisionError, Release
 
-_WIDTH = 110
+_WIDTH = 80
 _CHECKED = ("bfloat16", "float16")
 _CLIPS = 8
 
@@ -61,11 +62,12 @@ def run_teachers(arguments: argparse.Namespace) -> int:
 
 
 def _listed(releases: Sequence["Release"]) -> Iterator[str]:
-    head = ("--teacher", "model", "parameters", "classes", "contexts, s", "PSDS1")
+    head = ("--teacher", "model", "params", "classes", "hears, s", "PSDS1")
     yield from _table([head, *(_row(release) for release in releases)])
     yield ""
-    yield "PSDS1: of the paper, AudioSet eval, %, mean of three runs. FILE: a path or an address; module:factory is a"
-    yield "teacher of your own (docs/own_teacher.py). Files are fetched once per node."
+    yield "PSDS1: of the paper, AudioSet eval, %, mean of three runs. FILE: a path or an"
+    yield "address; module:factory is a teacher of your own (docs/own_teacher.py). Files"
+    yield "are fetched once per node."
     for release in releases:
         yield ""
         yield f"{_names(release)}: {release.model}"
@@ -85,7 +87,7 @@ def _listed(releases: Sequence["Release"]) -> Iterator[str]:
 
 
 def _row(release: "Release") -> tuple[str, ...]:
-    contexts = ", ".join(f"{context_ms / 1000:g}" for context_ms in release.contexts_ms)
+    contexts = " ".join(f"{context_ms / 1000:g}" for context_ms in release.contexts_ms)
     psds1 = "-" if release.psds1 is None else f"{release.psds1:.1f}"
     parameters = f"{release.parameters / 1e6:.1f} M"
     return _names(release), release.model, parameters, str(release.classes), contexts, psds1
@@ -107,7 +109,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.folder is not None:
         scan_folder(arguments.folder)  # before the minute that a big teacher takes
     found: list[PrecisionError] = []
-    for choice in [TeacherChoice.parse(text) for text in arguments.check]:
+    for choice in [TeacherChoice.parse(text, "--check") for text in arguments.check]:
         found += precision_errors(
             choice,
             lambda spec: _waveforms(spec, arguments.folder, clips),
@@ -124,15 +126,24 @@ def _check(arguments: argparse.Namespace) -> int:
 def _told(errors: "Sequence[PrecisionError]") -> Iterator[str]:
     from teachers import MAX_ERROR, MEAN_ERROR
 
-    head = ("teacher", "labels", "precision", "clips", "largest", "mean", "verdict", "largest in")
-    rows = [
-        (e.teacher, e.target, e.precision, str(e.clips), f"{e.largest:.1e}", f"{e.mean:.1e}", _verdict(e), e.at)
-        for e in errors
-    ]  # fmt: skip
-    yield from _table([head, *rows])
-    yield ""
-    yield f"|p - p of float32| over all clips, classes and frames. Within: largest <= {MAX_ERROR:g}, which is what the"
-    yield f"label codecs may add, and mean <= {MEAN_ERROR:g}."
+    head = ("labels", "precision", "largest", "mean", "verdict", "largest in")
+    for (teacher, clips), group in groupby(errors, key=lambda error: (error.teacher, error.clips)):
+        rows = [
+            (
+                e.target, e.precision, _marked(e.largest, MAX_ERROR), _marked(e.mean, MEAN_ERROR), _verdict(e),
+                shorten(e.at, 28, placeholder="..."),
+            )
+            for e in group
+        ]  # fmt: skip
+        yield f"{teacher}, {clips} clip{'' if clips == 1 else 's'}"
+        yield from _table([head, *rows])
+        yield ""
+    yield f"|p - p of float32| over all clips, classes and frames. Within: largest <= {MAX_ERROR:g},"
+    yield f"which is what the label codecs may add, and mean <= {MEAN_ERROR:g}. *: outside."
+
+
+def _marked(error: float, most: float) -> str:
+    return f"{error:.1e}" + ("" if error <= most else "*")
 
 
 def _verdict(error: "PrecisionError") -> str:

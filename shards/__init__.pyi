@@ -23,6 +23,8 @@ from ._index import dataset_folders as dataset_folders
 from ._index import index_problem as index_problem
 from ._index import open_index as open_index
 from ._index_file import ShardKind as ShardKind
+from ._made_by import heard_in as heard_in
+from ._made_by import made_by as made_by
 from ._manifest import MANIFEST_NAME as MANIFEST_NAME
 from ._manifest import MISSING_BYTES as MISSING_BYTES
 from ._manifest import ManifestRow as ManifestRow

@@ -4,19 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import FormatError, TargetSpec, canonical_json, read_hard
+from pipeline import FormatError, TargetSpec, read_hard
 from pipeline._sealed import open_regular
 from shards._counted import counted
 from shards._dataset import DATASET_VERSION, Dataset
 from shards._index import ShardIndex, open_index
 from shards._index_binding import Binding
+from shards._made_by import made_by, printable
 from shards._manifest import MANIFEST_NAME
 from shards._sidecar_parse import is_sidecar_name
 from shards._store import entry_at, file_bytes, is_remote, listing
@@ -32,7 +32,7 @@ def describe(root: str | Path) -> str:
     at `root`, FormatError if one of its sidecars cannot be read.
     """
     dataset = Dataset.open(root)
-    lines = [_printable(str(dataset.root)), f"format version {DATASET_VERSION}, keys {dataset.keys}"]
+    lines = [printable(str(dataset.root)), f"format version {DATASET_VERSION}, keys {dataset.keys}"]
     if not is_remote(dataset.root) and (moved := quarantined_files(dataset.root)):
         lines.append(
             f"! {counted(moved, 'file')} aside in {QUARANTINE_NAME}/; `sed-distill verify` says what is missing"
@@ -97,7 +97,7 @@ def _label_lines(dataset: Dataset, split: str, labels: ShardIndex, audio_of: Map
         yield _counted("failed", failed)
     if first.target is not None:
         yield _shape(first.target)
-    yield f"{_classes(first.target)}{_maker(first.provenance)}"
+    yield f"{_classes(first.target)}made by {made_by(first.provenance)}"
     if first.spec.name not in audio_of:
         yield f"made from {first.spec.name}, which is not stored here"
     if audio is not None and len(audio):
@@ -177,26 +177,6 @@ def _manifest_rows(path: Path) -> int:
             return int(pq.ParquetFile(file).metadata.num_rows)
     except (OSError, pa.ArrowException):
         return 0
-
-
-def _maker(provenance: Mapping[str, Any]) -> str:
-    """Provenance is free JSON; teachers of this project state their family and their checkpoint's hash."""
-    teacher = provenance.get("teacher")
-    if isinstance(teacher, dict):
-        checkpoint = teacher.get("checkpoint_sha256")
-        return f"teacher {_printable(teacher.get('family', 'unknown'))}" + (
-            f" (checkpoint {_printable(checkpoint)[:12]})" if checkpoint else ""
-        )
-    if teacher is None and "stage" in provenance:
-        source = f" of {_printable(provenance['format'])}" if "format" in provenance else ""
-        return f"made by {_printable(provenance['stage'])}{source}"
-    return f"teacher {_printable(teacher or 'unknown')}"
-
-
-def _printable(value: object) -> str:
-    """Any JSON as one line that a terminal only shows: no control characters, nothing that is not UTF-8."""
-    told = value if isinstance(value, str) else canonical_json(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
 
 
 def _fold(line: str) -> Iterable[str]:

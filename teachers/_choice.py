@@ -3,11 +3,12 @@
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline import UsageError
 from teachers._catalogue import DEMO_CHECKPOINT
-from teachers._registry import load_teacher
+from teachers._registry import FAMILIES, load_teacher
 from teachers._sources import parse_source, without_login
 from teachers._teacher import Teacher
 
@@ -28,15 +29,24 @@ class TeacherChoice:
     checkpoint: Path | str | None = None
 
     @staticmethod
-    def parse(text: str) -> "TeacherChoice":
-        """Raises UsageError unless `text` is `demo`, `FAMILY=CHECKPOINT`, `module:factory` or both of the last two."""
+    def parse(text: str, option: str = "--teacher") -> "TeacherChoice":
+        """Raises UsageError unless `text` is `demo`, `FAMILY=CHECKPOINT`, `module:factory` or both of the last two.
+
+        option: what it was given as, for messages.
+        """
         family, separator, checkpoint = text.partition("=")
         if text == DEMO or (not separator and _FACTORY.fullmatch(text)):
             return TeacherChoice(text)
         if family in ("", DEMO) or not checkpoint or "://" in family:
             raise UsageError(
-                f"--teacher is {without_login(text)!r}, needs FAMILY=CHECKPOINT such as beats=/models/beats.pt or "
+                f"{option} is {without_login(text)!r}, needs FAMILY=CHECKPOINT such as beats=/models/beats.pt or "
                 f"beats=strong_1, module:factory for your own, or {DEMO}"
+            )
+        if family not in FAMILIES and ":" not in family:
+            near = get_close_matches(family.lower(), FAMILIES, n=1)
+            meant = f"did you mean {near[0]}? known" if near else "known"
+            raise UsageError(
+                f"{option}: no teacher family {family!r}; {meant}: {', '.join(FAMILIES)}; or give module:factory"
             )
         return TeacherChoice(family, parse_source(family, checkpoint))
 

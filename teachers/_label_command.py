@@ -36,9 +36,13 @@ def add_label_arguments(parser: argparse.ArgumentParser, default_split: str | No
 def run_label(arguments: argparse.Namespace) -> int:
     """Label what is missing; returns the exit code."""
     from teachers._labeller import LabellerChoice  # these load torch, which no other command has to wait for
+    from teachers._registry import check_device, parse_device
     from teachers.labelling._stage import label_stage
 
     check_run_arguments(arguments)
+    on_this_machine = arguments.executor == "local" or resolve_address(arguments.ray_address, os.environ) is None
+    if arguments.device != "auto" and on_this_machine:
+        check_device(parse_device(arguments.device))
     stage = label_stage(
         dataset=Path(arguments.dataset),
         split=arguments.split,

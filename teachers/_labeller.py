@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,12 @@ class LabellerChoice:
     def text(self) -> str:
         return " + ".join(teacher.text for teacher in self.teachers)
 
-    def open(self, device: str, audio_spec: AudioSpec | None = None) -> Teacher:
+    def open(
+        self, device: str, audio_spec: AudioSpec | None = None, *, say: Callable[[str], None] | None = None
+    ) -> Teacher:
         """Load all of it onto `device`, for clips of `audio_spec` (without: of the teacher's own).
 
+        say: told of classes that an ensemble leaves out, because its first teacher does not have them.
         Raises TeacherError (checkpoints, teachers that do not go together, contexts, audio of another rate or layout)
         and UsageError (clips too long for one label, clip logits where there are none).
         """
@@ -102,21 +105,55 @@ class LabellerChoice:
         for choice in self.teachers:
             members.append(choice.open(device))
             members[-1].use_precision(self.precision)  # before the next is loaded: halves what waits in memory
+            _check_new(self.teachers, members)
         teacher = members[0]
         if len(members) > 1:
             teacher = Ensemble(
                 members, average=self.average, weights=self.weights, mixed_protocols=self.mixed_protocols
             )
+            if say is not None:
+                _say_left_out(self.teachers, members, say)
         spec = audio_spec or teacher.audio_spec
+        if self.target == "clip":
+            _check_clips(teacher, spec, self.context_ms)
         if spec != teacher.audio_spec or self.context_ms not in (None, spec.clip_ms):
             teacher = Windows(teacher, spec) if self.context_ms is None else Chunked(teacher, self.context_ms, spec)
             _check_size(teacher)
-        if self.target == "clip" and not teacher.has_clip_logits:
-            raise UsageError(
-                f"--target clip: {self.text} has no clip-level head for such clips; needs one in every teacher, and "
-                "clips as long as the teacher hears at once"
-            )
         return teacher
+
+
+def _check_new(choices: Sequence[TeacherChoice], members: Sequence[Teacher]) -> None:
+    """Raises UsageError where the last of `members` is, under another name, one that is there already."""
+    *others, last = (member.provenance for member in members)
+    if "checkpoint_sha256" in last and last in others:
+        raise UsageError(
+            f"--teacher {choices[len(others)].text} is the same checkpoint as {choices[others.index(last)].text}; give "
+            "it once, with its share in --weights"
+        )
+
+
+def _say_left_out(choices: Sequence[TeacherChoice], members: Sequence[Teacher], say: Callable[[str], None]) -> None:
+    kept = set(members[0].vocabulary.mids)
+    extra = [len(set(member.vocabulary.mids) - kept) for member in members]
+    if any(extra):
+        of = ", ".join(f"{count} of {choice.text}" for count, choice in zip(extra, choices, strict=True) if count)
+        say(f"classes that are left out: {of}; the first teacher, {choices[0].text}, has {len(kept)}")
+
+
+def _check_clips(teacher: Teacher, spec: AudioSpec, context_ms: int | None) -> None:
+    """Raises UsageError unless `teacher` has logits for clips of `spec` as a whole."""
+    headless = [leaf._name for leaf in teacher.leaves if not leaf.has_clip_logits]
+    own_ms = teacher.audio_spec.clip_ms
+    trouble = None
+    if headless:
+        trouble = f"{', '.join(headless)} has no clip-level head; leave out --target, or that teacher"
+    elif spec.clip_ms != own_ms:
+        trouble = f"needs clips of {own_ms / 1000:g} s, these are {spec.clip_ms / 1000:g} s; pack them with --clip-ms"
+        trouble += f" {own_ms}, or leave out --target"
+    elif context_ms not in (None, own_ms):
+        trouble = "leave out --context-ms: a chunk is not the clip"
+    if trouble is not None:
+        raise UsageError(f"--target clip: {trouble}")
 
 
 def _check_size(teacher: Teacher) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline import AudioSpec
+from pipeline import AudioSpec, TeacherError
 from shards import guarantee
 from teachers._choice import TeacherChoice
 from teachers._teacher import Teacher
@@ -43,9 +43,12 @@ def precision_errors(
     """For each precision, of the frame labels and, where the teacher has them, of the clip labels.
 
     clips: gives float32 [clips, N] of what the teacher hears, as for `Teacher.frame_logits`. The teacher is loaded once
-    for each precision, one after the other. Raises what `TeacherChoice.open` and `Teacher.use_precision` do.
+    for each precision, one after the other. Raises what `TeacherChoice.open` and `Teacher.use_precision` do, and
+    TeacherError for a teacher of float32 alone.
     """
     exact = choice.open(device)
+    if type(exact)._cast is Teacher._cast:
+        raise TeacherError(f"{choice.text}: runs in float32 only: nothing to compare; leave it out")
     waveforms = clips(exact.audio_spec)
     references = _probabilities(exact, waveforms)
     names = exact.vocabulary.names

@@ -5,9 +5,11 @@ import os
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
+from jobs import describe_error
 from pipeline import TeacherError, canonical_json
 from teachers._checkpoints import file_sha256
 from teachers._sources import checkpoint_file, parse_source
@@ -22,6 +24,22 @@ _FAMILIES = {
     "asit": "teachers.families._asit:load_asit",
 }
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
+# What a mistake in a user's own module raises. Not OSError, which may be the disk's and gone at the next attempt.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
 
 
 def load_teacher(
@@ -36,12 +54,9 @@ def load_teacher(
     damaged, incomplete, of another family or not what its address promises; UsageError and OSError as
     `checkpoint_file`.
     """
-    load = _loader(family)
+    load = _loader(family) if family in _FAMILIES else _own_loader(family)
     place = parse_device(device)
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise TeacherError(
-            f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give cpu or one of them"
-        )
+    check_device(place)
     if checkpoint is None:
         if family in _FAMILIES:
             raise TeacherError(f"teacher {family} needs a checkpoint; give {family}=CHECKPOINT")
@@ -71,11 +86,26 @@ def _loader(family: str) -> Callable[[Path | None, torch.device], object]:
         load: Callable[[Path | None, torch.device], object] = attrgetter(factory)(importlib.import_module(module))
         if not callable(load):
             raise TypeError(f"{factory} is a {type(load).__name__}, not a function")
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: of a relative name, too
+    except _MISTAKES as error:  # TypeError: of a relative name, too
         raise TeacherError(
-            f"teacher {family!r} cannot be imported ({error}); give module:factory of a module that is installed or in "
-            "a folder of PYTHONPATH, on every node"
+            f"teacher {family!r} cannot be imported ({describe_error(error)}); give module:factory of a module that is "
+            "installed or in a folder of PYTHONPATH, on every node"
         ) from error
+    return load
+
+
+def _own_loader(family: str) -> Callable[[Path | None, torch.device], object]:
+    """Of a teacher of the user's own, whose mistakes are told by file and line."""
+    factory = _loader(family)
+
+    def load(path: Path | None, device: torch.device) -> object:
+        try:
+            return factory(path, device)
+        except _MISTAKES as error:
+            called = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            needs = "" if called else "; it is called with a Path or None, and a torch.device"
+            raise TeacherError(f"{family} failed: {describe_error(error)}{needs}") from error
+
     return load
 
 
@@ -101,3 +131,14 @@ def parse_device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise TeacherError(f"device {device!r} is not one of PyTorch's; give cpu, cuda or cuda:N") from error
+
+
+def check_device(device: torch.device) -> None:
+    """Raises TeacherError where `device` is a GPU that this machine lacks."""
+    seen = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not seen:
+        raise TeacherError(f"device {device}: PyTorch sees no CUDA device here; give cpu")
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise TeacherError(
+            f"device {device}: PyTorch sees {seen} CUDA device{'s' if seen > 1 else ''} here; give cpu or one of them"
+        )

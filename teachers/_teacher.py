@@ -164,7 +164,7 @@ class Teacher(ABC):
         shape = (len(self.vocabulary), frames) if target == "frame" else (len(self.vocabulary),)
         if logits.shape != (clips, *shape):
             raise TeacherError(
-                f"{self._name} gave {tuple(logits.shape)} logits for {clips} clips, "
+                f"{self._name} gave {tuple(logits.shape)} logits for {clips} clip{'' if clips == 1 else 's'}, "
                 f"needs {shape} each; correct the teacher"
             )
         return logits

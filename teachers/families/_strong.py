@@ -16,6 +16,9 @@ from teachers._checkpoints import Checkpoint, fill, looks_like
 from teachers._teacher import FrontEnd, Teacher
 from teachers.families._parts import cast_linears, frozen, to_frames
 
+# Published name -> ours, as `--teacher` spells it.
+_FAMILIES = {"BEATs": "beats", "ATST-F": "atst", "fPaSST": "fpasst", "M2D": "m2d", "ASiT": "asit"}
+
 
 class StrongModel(nn.Module):
     """`model` maps features to tokens [B, L, width] in time order; the file's keys for it start with `model.`."""
@@ -136,6 +139,6 @@ def require_family(checkpoint: Checkpoint, keys: Mapping[str, Any], published: s
     family = looks_like(keys)
     if family != published:
         some = ", ".join(str(key) for key in list(keys)[:3])
-        raise TeacherError(
-            f"{checkpoint.path}: tensors of {family} ({some}, ...), not of {published}; load it with its own family"
-        )
+        own = _FAMILIES.get(family)
+        remedy = f"a checkpoint of {published}" if own is None else f"{own}={checkpoint.path}"
+        raise TeacherError(f"{checkpoint.path}: tensors of {family} ({some}, ...), not of {published}; give {remedy}")

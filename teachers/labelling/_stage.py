@@ -19,6 +19,7 @@ from shards import (
 )
 from teachers._labeller import LabellerChoice
 from teachers._registry import parse_device
+from teachers.labelling._device import say
 from teachers.labelling._provenance import parsed_provenance, provenance_of
 from teachers.labelling._shard import UNREADABLE, LabelConfig, open_label_worker
 
@@ -69,13 +70,19 @@ def label_stage(
     audio = audio or opened.only_audio(split)
     audio_shards = opened.audio_shards(split, audio)
     if not audio_shards:
+        there = opened.audio_specs(split)
+        if there and audio not in there:
+            raise UsageError(
+                f"--audio {audio}: split {split} has no such audio set; it has {', '.join(there)}: name one "
+                f"of these, or run pack for another"
+            )
         raise UsageError(
             f"{opened.audio_folder(split, audio)} has no committed audio shards: run pack for split {split} first"
         )
     for stored in {(shard.codec, shard.spec) for shard in audio_shards}:
         check_audio_codec(*stored)
     spec = audio_shards[0].spec
-    opened_teacher = teacher.open("cpu", spec)
+    opened_teacher = teacher.open("cpu", spec, say=say)
     target = opened_teacher.clip_target if teacher.target == "clip" else opened_teacher.target
     check_label_codec(codec, target.shape, target.kind)
     provenance = provenance_of(opened_teacher, split, audio, codec, teacher.target)

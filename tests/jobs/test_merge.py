@@ -274,6 +274,32 @@ def test_what_does_not_go_together_is_refused(root):
     assert merge(root, "fewer", "a", labels="of_fewer").exit_code == 0
 
 
+def test_labels_that_were_heard_in_other_pieces_are_refused(root):
+    """Of one context length: the target says nothing of how the pieces were put together."""
+    windows = {"window_ms": 1_000, "window_hop_ms": 520, "window_fade": "raised_cosine"}
+    for name, rule in (("a", windows), ("b", {"chunk_ms": 1_000}), ("c", windows), ("whole", {})):
+        write_set(root, name, teacher={"family": name, "protocol": "frame", **rule})
+    both = (
+        "b was labelled with chunk_ms 1000, a with window_fade raised_cosine, window_hop_ms 520, window_ms 1000; merge"
+    )
+    for options in ({}, {"mixed_protocols": True}):
+        with pytest.raises(UsageError, match=both):
+            merge(root, "a", "b", **options)
+    assert merge(root, "a", "c", "whole", labels="three").exit_code == 0
+    assert merge(root, "a", "c").exit_code == 0
+    with pytest.raises(
+        UsageError, match="b was labelled with chunk_ms 1000, merged with window_fade raised_cosine, window_hop"
+    ):
+        merge(root, "merged", "b", labels="more")
+
+
+def test_the_same_labels_under_two_names_are_refused(root):
+    write_set(root, "a")
+    write_set(root, "same", teacher={"family": "a", "protocol": "frame", "precision": "float32"})
+    with pytest.raises(UsageError, match="label set same has the provenance of a: the same labels"):
+        merge(root, "a", "same")
+
+
 def test_a_label_set_that_was_made_otherwise_is_left_alone(root):
     write_set(root, "a")
     write_set(root, "b")

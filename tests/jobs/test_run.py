@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import faulty_stages
 import pytest
 from faulty_stages import CLIPS, faulty_stage
 
-from jobs import ShardResult, StageReport, machine_cpus, run_stage
+from jobs import ShardResult, StageReport, describe_error, differing, machine_cpus, run_stage
 from jobs._ray import RayPool, resolve_address
 from jobs._report import Progress
 from pipeline import IntegrityError, UsageError
@@ -49,16 +51,23 @@ def test_complete_run(tmp_path: Path, executor: str) -> None:
     assert (written["exit_code"], written["executor"]) == (0, executor)
 
 
+def place_of(text: str) -> str:
+    """Where faulty_stages.py has `text`."""
+    lines = Path(faulty_stages.__file__).read_text().splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if f'Error("{text}' in line]
+    return f"faulty_stages.py line {number}"
+
+
 def test_application_error_quarantines_its_shard_at_once(tmp_path: Path, executor: str) -> None:
     report = run_stage(faulty_stage(tmp_path, shards=3, shard_1="error"), executor=executor, progress=False)
     assert report.exit_code == 1
     assert [(entry.shard, entry.attempts, entry.reason) for entry in report.quarantined] == [
-        (1, 1, "ValueError: this shard cannot be done")
+        (1, 1, f"ValueError: this shard cannot be done ({place_of('this shard')})")
     ]
     assert (report.stored, report.not_done) == (8, CLIPS)
     assert shard_files(tmp_path) == {"000000.txt", "000002.txt"}
     assert json.loads((tmp_path / "report.json").read_text())["quarantined"][0]["shard"] == 1
-    assert "1 shards quarantined, first: ValueError: this shard cannot be done" in report.summary()
+    assert "; 1 shard quarantined, first: ValueError: this shard cannot be done" in report.summary()
 
 
 def test_transient_io_is_tried_again(tmp_path: Path, executor: str) -> None:
@@ -165,7 +174,7 @@ def test_a_mistake_in_a_stage_is_reported_and_raised(tmp_path: Path) -> None:
         run_stage(faulty_stage(tmp_path, shards=2, shard_1="bug"), executor="local", progress=False)
     written = json.loads((tmp_path / "report.json").read_text())
     assert (written["exit_code"], written["shards_done_now"]) == (1, 1)
-    assert written["stopped"] == "TypeError: a mistake in the stage"
+    assert written["stopped"] == f"TypeError: a mistake in the stage ({place_of('a mistake')})"
 
 
 def test_max_rejected(tmp_path: Path) -> None:
@@ -247,6 +256,68 @@ def test_report_refuses_numbers_that_do_not_add_up() -> None:
     StageReport(clips=5, stored=3, rejected={"missing": 1}, not_done=1, **common)
     with pytest.raises(IntegrityError, match="5 clips are wanted, but 3 stored, 1 rejected and 0 not done"):
         StageReport(clips=5, stored=3, rejected={"missing": 1}, not_done=0, **common)
+
+
+def summary(stage: str, **counts: Any) -> str:
+    wanted = counts.get("stored", 0) + sum(counts.get("rejected", {}).values()) + counts.get("not_done", 0)
+    common = {"shards": 1, "shards_done_before": 0, "shards_done_now": 1, "clips_done_now": 0, "bytes": 0}
+    common |= {"executor": "local", "workers": 1, "seconds": {}, "wall_s": 1.0, "clips": wanted}
+    return StageReport(stage=stage, **{**common, "stored": 0, "rejected": {}, "not_done": 0, **counts}).summary()
+
+
+def test_a_summary_says_what_may_be_wrong_and_how_to_go_on() -> None:
+    assert summary("pack", stored=1) == "pack: 1/1 shard (1 now); 1 clip = 1 stored + 0 rejected"
+    assert summary("pack", rejected={"not_finite": 2}).endswith("nothing is stored: is it the right folder or list?")
+    failed = summary("label", rejected={"not_finite": 2})
+    assert "nothing is stored: the teacher gave NaN or infinity for every clip" in failed
+    assert "right folder" not in failed
+    retry = "correct the teacher, raise the version in its provenance, and give another --labels name"
+    assert retry in failed
+    assert retry in summary("label", stored=1, rejected={"not_finite": 1})
+    unreadable = summary("label", rejected={"unreadable_audio": 2})  # done again by the same command
+    assert unreadable.endswith("; nothing is stored")
+    assert summary("pack", not_done=1, stopped="SIGINT").endswith(
+        "stopped: SIGINT, the same command goes on from there"
+    )
+    assert summary("pack", not_done=1, stopped="no worker").endswith("stopped: no worker")
+
+
+def test_only_the_users_own_lines_are_named(tmp_path: Path) -> None:
+    """The last of them, not those of libraries it calls; our own errors and our own code name none."""
+    own = tmp_path / "energy.py"
+    own.write_text("import json\n\n\ndef asked(text):\n    return json.loads(text)\n")
+    space: dict[str, Any] = {}
+    exec(compile(own.read_text(), own, "exec"), space)
+    with pytest.raises(ValueError, match="Expecting value") as caught:
+        space["asked"]("?")
+    said = "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
+    assert describe_error(caught.value) == f"{said} (energy.py line 5)"
+    with pytest.raises(ValueError, match="Expecting value") as caught:
+        json.loads("?")
+    assert describe_error(caught.value) == f"{said} (test_run.py line {caught.traceback[0].lineno + 1})"
+    with pytest.raises(UsageError) as refused:
+        run_stage(faulty_stage(tmp_path, shards=1), executor="threads")
+    assert describe_error(refused.value) == str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        ({"stage": "merge", "merged": []}, {"stage": "label", "codec": "npy"}, "is a merge, not a labelling"),
+        (
+            {"teacher": {"family": "beats", "chunk_ms": None}}, {"teacher": {"family": "beats", "chunk_ms": 4000}},
+            "of teacher: chunk_ms is none, not 4000",
+        ),
+        ({"weights": [1.0, 2.0]}, {"weights": None}, "weights is [1.0, 2.0], not none"),
+        ({"a": 0.5}, {}, "a is 0.5, not none"),
+        ({"family": "beats", "sha": "1"}, {"family": "atst", "sha": "2"}, "family is beats, not atst"),
+        ({"sha": "1" * 64}, {"sha": "2" * 64}, "sha differs"),
+        ({"members": [{}]}, {"members": [{}, {}]}, "members differs"),
+        ({"stage": "label", "codec": "npy"}, {"stage": "label", "codec": "small"}, "codec is npy, not small"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_said_with_values(found: dict[str, Any], wanted: dict[str, Any], said: str) -> None:
+    assert differing(found, wanted) == said
 
 
 def test_progress_lines() -> None:

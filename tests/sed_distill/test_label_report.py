@@ -321,6 +321,36 @@ def test_columns_in_another_order_are_refused(
     assert "Refused: " in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("stage", ["label", "merge", "import"])
+def test_own_labels_no_better_than_chance_have_no_wrong_index(
+    stage: str, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    provenance = {"stage": stage, "teacher": RELEASED, "merged": [{"labels": "x", "stage": "label"}]}
+    copied(labelled, f"random_{stage}", lambda values: rng.normal(size=values.shape).astype(np.float32), provenance)
+    (of_set,) = report(labelled, "eval", tmp_path, "--labels", f"random_{stage}", "--clips", 0, code=1)["label_sets"]
+    captured = capsys.readouterr()
+    table, error = (" ".join(text.split()) for text in (captured.out, captured.err))
+    problem = of_set["agreement"]["problem"]
+    assert f"! {problem}" in table
+    assert problem not in error
+    assert f"error: label set random_{stage}: the check of class order refuses it" in error
+    assert f"AUC of {of_set['agreement']['auc']:.2f}" in problem
+    assert ("index" in problem + error) == (stage == "import")
+    assert ("the labels are no better than chance" in problem) == (stage != "import")
+    assert ("a wrong or untrained checkpoint, or classes in another order" in problem) == (stage != "import")
+
+
+def test_a_split_that_nobody_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="audioset")
+    write_split(dataset, "strong", 7, seed=1, labels=("clip",))
+    dataset.hard_path("strong").unlink()
+    report(dataset.root, "strong", tmp_path / "out", "--labels", "clip")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "nobody labelled this split: nothing to compare with; sed-distill peek shows clips" in told
+    assert "class order" not in told
+
+
 def test_rows_of_other_clips_are_refused(labelled: Path, tmp_path: Path) -> None:
     stored = []
     for side in truth_of_eval(labelled):
@@ -485,22 +515,6 @@ def test_what_the_teacher_saw_is_marked(
 
 
 @pytest.mark.parametrize(
-    ("provenance", "words"),
-    [
-        ({"teacher": RELEASED}, "beats 000000000000"),
-        ({"teacher": RELEASED | {"precision": "float16"}}, "beats 000000000000 float16"),
-        ({"teacher": {"members": [RELEASED, {"family": "own"}]}}, "ensemble of 2: beats 000000000000, own"),
-        ({"stage": "import", "format": "ced"}, "import ced"),
-        ({"stage": "merge", "teacher": {"stage": "import", "format": "ced"}}, "import ced"),
-        ({"teacher": {"members": 3, "family": ["x"]}}, "['x']"),
-        ({}, "unknown"),
-    ],
-)
-def test_who_made_them_in_a_few_words(provenance: dict[str, Any], words: str) -> None:
-    assert report_facts.maker(provenance) == words
-
-
-@pytest.mark.parametrize(
     ("keys", "in_sample", "reason"),
     [
         ("audioset", True, "was trained on labels of this split"),
@@ -566,6 +580,36 @@ def test_a_dataset_on_a_web_server_gives_the_same_figures(
         there = report(store.url, "strong", tmp_path / "there", "--labels", "frames", code=1)
     assert there["label_sets"] == local["label_sets"]
     assert there["disputes"] == local["disputes"]
+
+
+def test_several_sets_are_compared_on_top(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied(labelled, "again", lambda values: values, {"teacher": RELEASED | {"chunk_ms": 4_000}})
+    first, second = report(labelled, "eval", tmp_path, "--labels", "demo", "again", "--clips", 0)["label_sets"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("again ")
+    assert lines[2].endswith("  beats 00000000, ch..")
+    assert "  made by beats 00000000, chunks of 4 s" in lines
+    text = (tmp_path / "report.html").read_text()
+    above = text[: text.index("<h2>")]
+    for of_set in (first, second):
+        figures = [of_set["weak"]["auc"], of_set["weak"]["map"], of_set["psds1"]["mean"]]
+        cells = "".join(f'<td class="right">{figure:.3f}</td>' for figure in figures)
+        share = '<td class="right">100.0%</td>'
+        assert f"<tr><td>{of_set['labels']}</td>{share}{cells}<td>{of_set['made_by'][0]}</td></tr>" in above
+    assert second["made_by"] == ["beats 00000000, chunks of 4 s"]
+    report(labelled, "eval", tmp_path, "--labels", "demo", "--clips", 0)
+    alone = (tmp_path / "report.html").read_text()
+    assert "<table" not in alone[: alone.index("<h2>")]
+    assert f"Dataset {labelled}. A clip" in alone
+
+
+def test_a_card_without_classes_is_left_out(tmp_path: Path) -> None:
+    dataset = Dataset.create(tmp_path / "data", keys="audioset")
+    write_split(dataset, "strong", 7, seed=1, labels=("clip",))
+    report(dataset.root, "strong", tmp_path / "out", "--labels", "clip", "--clips", 0)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "Classes that stand out least" not in text
+    assert "How often a class is given" in text
 
 
 class Page(HTMLParser):

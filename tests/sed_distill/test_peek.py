@@ -180,6 +180,8 @@ def test_other_corpora_without_label_sets(tmp_path: Path, capsys: pytest.Capture
         assert max(map(len, lines)) <= 80
         assert lines[1].endswith("..")
         assert _told(lines[2:]) == {"people": f"{class_name('/m/09x0r')}; mine/knock"}
+    path = "/".join(["a long folder"] * 8)
+    assert f'<code title="{key}">{path}</code>' in (tmp_path / "peek.html").read_text()
 
 
 def test_chunks_of_4_s_are_drawn_where_they_lie(tmp_path: Path) -> None:

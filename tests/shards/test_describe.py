@@ -50,7 +50,7 @@ def test_one_screen(tmp_path):
         f"6 of 7 clips (85.7%), master, 2 shards, 0.0 MB, {lengths // 6:,} B a clip",
         "1 failed: not_finite 1",
         "logit [class, time] = [3, 25], hop 40 ms, context 1000 ms",
-        f"3 classes (sha256 {TARGET.vocabulary.sha256[:12]}), teacher example",
+        f"3 classes (sha256 {TARGET.vocabulary.sha256[:12]}), made by example",
     ]
     assert section(text, "  labels other")[0].startswith("7 of 7 clips (100.0%)")
     assert "!" not in text
@@ -133,12 +133,12 @@ def test_a_damaged_sidecar_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("provenance", "told"),
     [
-        ({"teacher": {"checkpoint_sha256": 5}}, "teacher unknown (checkpoint 5)"),
-        ({"teacher": {"family": ["a"], "checkpoint_sha256": {"b": 1}}}, 'teacher ["a"] (checkpoint {"b":1})'),
-        ({"teacher": "\x1b[2J\nnext"}, r"teacher \x1b[2J\nnext"),
-        ({"teacher": [1, None]}, "teacher [1,null]"),
-        ({"teacher": 5}, "teacher 5"),
-        ({"teacher": {"family": "\x9b2J"}}, r"teacher \x9b2J"),
+        ({"teacher": {"checkpoint_sha256": 5}}, "made by unknown 5"),
+        ({"teacher": {"family": ["a"], "checkpoint_sha256": {"b": 1}}}, 'made by ["a"] {"b":1}'),
+        ({"teacher": "\x1b[2J\nnext"}, r"made by \x1b[2J\nnext"),
+        ({"teacher": [1, None]}, "made by [1,null]"),
+        ({"teacher": 5}, "made by 5"),
+        ({"teacher": {"family": "\x9b2J"}}, r"made by \x9b2J"),
         ({"stage": "\x1b", "format": {"x": "\u202e"}}, r'made by \x1b of {"x":"\u202e"}'),
     ],
 )

@@ -42,6 +42,8 @@ def test_paths_become_absolute_and_names_are_of_a_family(tmp_path: Path, monkeyp
     assert TeacherChoice.parse("beats=some/beats.pt").checkpoint == tmp_path / "some" / "beats.pt"
     assert TeacherChoice.parse("beats=./strong_1").checkpoint == tmp_path / "strong_1"
     assert TeacherChoice.parse("own:load=strong_1").checkpoint == tmp_path / "strong_1"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TeacherChoice.parse("beats=~/a.pt").checkpoint == tmp_path / "a.pt"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,9 @@ def test_paths_become_absolute_and_names_are_of_a_family(tmp_path: Path, monkeyp
         ("beats=https://host/a.pt#sha256=12", "ends in #sha256=12, needs #sha256= and 64"),
         (f"beats=https://host/a.pt#{HEX}", "needs #sha256= and 64"),
         ("beats=strong_1#md5=1", "needs #sha256= and 64"),
+        ("beats=/a.pt#SHA256=00", "#sha256= is for what is fetched; give /a.pt"),
+        (f"beats=a.pt#sha256={HEX}", "#sha256= is for what is fetched; give a.pt"),
+        ("beats=~nobody_of_that_name/a.pt", "no such home folder"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_use(text: str, message: str) -> None:
@@ -97,10 +102,29 @@ def test_a_released_name_is_its_address(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_family_without_its_checkpoint_and_an_unknown_one() -> None:
     with pytest.raises(TeacherError, match="teacher beats needs a checkpoint; give beats=CHECKPOINT"):
         load_teacher("beats")
-    with pytest.raises(TeacherError, match="no teacher family 'beets'"):
-        TeacherChoice.parse("beets=/a.pt").open("cpu")
-    with pytest.raises(TeacherError, match=r"strong1: cannot be read .* the name of a released one"):
-        TeacherChoice.parse("beats=strong1").open("cpu")
+    for name in ("strong1", "strong_9"):
+        with pytest.raises(TeacherError, match=rf"/{name}: cannot be read .* released m2d by its name: m2d=strong_1$"):
+            TeacherChoice.parse(f"m2d={name}").open("cpu")
+    with pytest.raises(TeacherError, match=r"strong_1\.pt: cannot be read .* the name of a released one"):
+        TeacherChoice.parse("beats=strong_1.pt").open("cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "near"),
+    [("BEATs", "beats"), ("beets", "beats"), ("atst-f", "atst"), ("passt", "fpasst"), ("M2D", "m2d"), ("panns", None)],
+)
+def test_a_family_that_there_is_not(family: str, near: str | None) -> None:
+    meant = "" if near is None else rf"did you mean {near}\? "
+    with pytest.raises(UsageError, match=f"^--teacher: no teacher family '{family}'; {meant}known: beats, atst"):
+        TeacherChoice.parse(f"{family}=/a.pt")
+
+
+def test_several_in_one_are_taken_apart_by_the_user(tmp_path: Path) -> None:
+    for other in ("atst=b.pt", "own.module:load=b.pt"):
+        with pytest.raises(UsageError, match="give --teacher once for each"):
+            TeacherChoice.parse(f"beats={tmp_path}/a.pt,{other}").open("cpu")
+    path = tiny_beats(tmp_path / "a,b=c.pt")
+    assert TeacherChoice.parse(f"beats={path}").open("cpu").provenance["family"] == "beats"
 
 
 OWN = """

@@ -265,7 +265,7 @@ def test_a_member_of_a_wrong_shape_is_named() -> None:
             return super()._frame_logits(features, frames)[..., :1]  # would broadcast
 
     ensemble = Ensemble([Linear([1.0], name="good"), Short([1.0], name="short")])
-    with pytest.raises(TeacherError, match=r"teacher short gave \(1, 1, 1\) logits for 1 clips, needs \(1, 250\)"):
+    with pytest.raises(TeacherError, match=r"teacher short gave \(1, 1, 1\) logits for 1 clip, needs \(1, 250\)"):
         ensemble.frame_logits(noise(1))
 
 

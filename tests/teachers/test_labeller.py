@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -139,10 +140,51 @@ def test_opens_what_was_chosen(checkpoints: list[Path]) -> None:
 def test_clip_logits_are_of_whole_clips_with_a_head(checkpoints: list[Path]) -> None:
     choice = LabellerChoice.of(f"beats={checkpoints[0]}", target="clip")
     assert choice.open("cpu").has_clip_logits
-    for spec, context in ((AudioSpec(clip_ms=60_000), None), (AudioSpec(), 4_000)):
+    minute = AudioSpec(clip_ms=60_000)
+    long = "needs clips of 10 s, these are 60 s; pack them with --clip-ms 10000, or leave out --target"
+    for spec, context, reason in (
+        (minute, None, long), (minute, 4_000, long),
+        (AudioSpec(), 4_000, "leave out --context-ms: a chunk is not the clip"),
+    ):  # fmt: skip
         other = LabellerChoice(teachers=choice.teachers, target="clip", context_ms=context)
-        with pytest.raises(UsageError, match=r"--target clip: .* has no clip-level head"):
+        with pytest.raises(UsageError, match=f"^--target clip: {reason}$"):
             other.open("cpu", spec)
+    assert LabellerChoice(teachers=choice.teachers, target="clip", context_ms=10_000).open("cpu").has_clip_logits
+    both = ("tests.teachers.test_labeller:many_classes", "tests.teachers.test_labeller:headless")
+    with pytest.raises(UsageError, match=r"^--target clip: teacher headless has no clip-level head"):
+        LabellerChoice.of(both, target="clip").open("cpu")
+
+
+def headless(path: Path | None, device: torch.device) -> Linear:
+    return Linear([1.0] * 447, name="headless", clip_head=False)
+
+
+def test_a_copy_of_a_checkpoint_is_the_same_teacher(checkpoints: list[Path], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pt"
+    shutil.copy(checkpoints[0], copy)
+    texts = [f"beats={path}" for path in (*checkpoints[:2], copy)]
+    with pytest.raises(UsageError, match=f"^--teacher {texts[2]} is the same checkpoint as {texts[0]}; .* --weights$"):
+        LabellerChoice.of(texts).open("cpu")
+    # without a file nothing tells two of the user's own apart but what they say of themselves
+    own = ("tests.teachers.test_labeller:many_classes", "tests.teachers.test_labeller:as_many")
+    assert len(LabellerChoice.of(own).open("cpu").leaves) == 2
+
+
+def test_classes_that_an_ensemble_leaves_out_are_told_of() -> None:
+    few, many = "tests.teachers.test_labeller:few_classes", "tests.teachers.test_labeller:many_classes"
+    told: list[str] = []
+    assert len(LabellerChoice.of((few, many)).open("cpu", say=told.append).vocabulary) == 2
+    assert told == [f"classes that are left out: 445 of {many}; the first teacher, {few}, has 2"]
+    LabellerChoice.of((many, few), mixed_protocols=True).open("cpu", say=told.append)
+    assert len(told) == 1
+
+
+def few_classes(path: Path | None, device: torch.device) -> Linear:
+    return Linear([1.0] * 2)
+
+
+def as_many(path: Path | None, device: torch.device) -> Linear:
+    return many_classes(path, device)
 
 
 def test_what_cannot_be_heard_is_refused(checkpoints: list[Path]) -> None:

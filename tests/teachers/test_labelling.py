@@ -236,6 +236,7 @@ def test_a_teacher_of_the_users_own_that_gives_nan_fails_those_clips_by_name(dat
         ({"split": "eval"}, "pack"),
         ({"dataset": Path("relative")}, "absolute path"),
         ({"audio": "mono-32000hz-10000ms"}, "pack"),
+        ({"audio": "stereo"}, "no such audio set; it has mono-16000hz-10000ms"),
         ({"batch_size": 0}, "at least 1"),
         ({"threads": 0}, "at least 1"),
         ({"device": "cuda:1"}, "needs 'cuda'"),
@@ -249,6 +250,19 @@ def test_wrong_use_is_an_error_before_any_work(
     arguments = {"dataset": dataset, "split": "strong", "labels": "x", "teacher": teacher}
     with pytest.raises(UsageError, match=message):
         label_stage(**{**arguments, **options})
+
+
+@pytest.mark.parametrize("options", [("--executor", "local"), ("--ray-address", "local"), ()])
+def test_a_gpu_that_is_not_here_is_an_error_before_anything_is_written(
+    dataset: Path, checkpoint: Path, options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    arguments = ["label", "--dataset", str(dataset), "--split", "strong", "--labels", "on_gpu", "--device", "cuda"]
+    assert main([*arguments, "--teacher", f"beats={checkpoint}", *options]) == 2
+    assert "PyTorch sees no CUDA device here" in capsys.readouterr().err
+    assert not Dataset.open(dataset).labels_folder("strong", "on_gpu").exists()
 
 
 def test_the_driver_needs_no_gpu_for_workers_that_have_one(dataset: Path, checkpoint: Path) -> None:

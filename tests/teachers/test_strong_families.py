@@ -104,7 +104,8 @@ def test_a_checkpoint_that_is_not_whole_is_refused(name: str, damage: str, reaso
 def test_the_other_families_checkpoints_are_refused(name: str) -> None:
     for other in FULL.keys() - {name}:
         with pytest.raises(
-            TeacherError, match=rf"tensors of {FULL[other].published} \(.*\), not of {FULL[name].published}"
+            TeacherError,
+            match=rf"tensors of {FULL[other].published} \(.*\), not of {FULL[name].published}; give {other}=.*1\.pt$",
         ):
             load_strong(tiny_checkpoint(tiny_tensors(other)), CPU, FULL[name])
 

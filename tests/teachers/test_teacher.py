@@ -171,6 +171,23 @@ def load_nothing(path, device):
             load_teacher(wrong, checkpoint=weights)
 
 
+def test_a_mistake_in_a_teacher_of_the_users_own_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "energy_of_test.py").write_text(
+        "def load(path, device):\n    return path / 'x'\n\n\ndef wrong():\n    pass\n"
+    )
+    (tmp_path / "bad_of_test.py").write_text("import torch\nabsent.load()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for family, said in (
+        ("energy_of_test:load", r"^energy_of_test:load failed: TypeError: .* \(energy_of_test\.py line 2\)$"),
+        ("energy_of_test:wrong", "TypeError: wrong.* it is called with a Path or None, and a torch.device$"),
+        ("bad_of_test:load", r"cannot be imported \(NameError: .* \(bad_of_test\.py line 2\)\)"),
+    ):
+        with pytest.raises(TeacherError, match=said):
+            load_teacher(family)
+
+
 def test_logits_are_float32_and_one_for_each_clip_whatever_the_model_gives() -> None:
     class Halves(Linear):
         def _frame_logits(self, features: Tensor, frames: int) -> Tensor:
@@ -181,7 +198,7 @@ def test_logits_are_float32_and_one_for_each_clip_whatever_the_model_gives() -> 
             return super()._frame_logits(features, frames).repeat(2, 1, 1)
 
     assert Halves([1.0]).frame_logits(noise(1)).dtype == torch.float32
-    with pytest.raises(TeacherError, match=r"teacher linear gave \(2, 1, 250\) logits for 1 clips, needs \(1, 250\)"):
+    with pytest.raises(TeacherError, match=r"teacher linear gave \(2, 1, 250\) logits for 1 clip, needs \(1, 250\)"):
         Twice([1.0]).frame_logits(noise(1))
 
 
