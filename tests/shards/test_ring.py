@@ -105,6 +105,15 @@ def test_an_error_comes_where_its_piece_would_have_come(workers: int) -> None:
     assert not threads()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell ignores SIGINT for what runs in the background: a test that waits for it would wait for ever."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_leaving_cancels_what_has_not_begun_and_tells_what_runs() -> None:
     running, left = threading.Event(), threading.Event()
     pieces: list[Piece] = []
