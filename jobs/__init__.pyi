@@ -7,6 +7,10 @@ from ._driver import Quarantined as Quarantined
 from ._local import describe_error as describe_error
 from ._merge import MergeConfig as MergeConfig
 from ._merge import merge_stage as merge_stage
+from ._merge_average import AVERAGES as AVERAGES
+from ._merge_average import LEAST_WEIGHT as LEAST_WEIGHT
+from ._merge_average import PROBABILITY_MARGIN as PROBABILITY_MARGIN
+from ._merge_average import Average as Average
 from ._merge_command import add_merge_arguments as add_merge_arguments
 from ._merge_command import run_merge as run_merge
 from ._pack import PackConfig as PackConfig

@@ -11,10 +11,12 @@ from pipeline import TargetSpec, UsageError, projection
 from shards import LabelSidecar, heard_in
 
 Average = Literal["logit", "probability"]
-# A mean of probabilities goes back to logits between sigmoid(+-16.6), as in an ensemble of teachers.
-PROBABILITY_MARGIN = np.float32(2.0**-24)
+AVERAGES: tuple[str, ...] = get_args(Average)
+# The bounds are those of an ensemble of teachers too, which takes them from here.
+# A mean of probabilities goes back to logits between sigmoid(+-16.6): float32 has nothing between 1 - 2^-24 and 1.
+PROBABILITY_MARGIN = 2.0**-24
 # Sums are made in float32, which ends at 1e-38 and 1e38.
-_LEAST_WEIGHT = 1e-6
+LEAST_WEIGHT = 1e-6
 _Values = npt.NDArray[np.float32]
 
 
@@ -79,8 +81,8 @@ def average_of(
     mixed_protocols: bool = False,
 ) -> AverageOf:
     """Of label sets `names`, each with one of its sidecars. Raises UsageError where they do not go together."""
-    if average not in get_args(Average):
-        raise UsageError(f"--average is {average!r}, needs one of {', '.join(get_args(Average))}")
+    if average not in AVERAGES:
+        raise UsageError(f"--average is {average!r}, needs one of {', '.join(AVERAGES)}")
     _check_weights(names, weights)
     targets = tuple(side.target for side in sides)
     if len(sides) == 1:
@@ -103,9 +105,9 @@ def _check_weights(names: Sequence[str], weights: Sequence[float] | None) -> Non
         raise UsageError(
             f"--weights has {len(weights)} values for {len(names)} label sets; give one for each of several"
         )
-    if not all(_LEAST_WEIGHT <= weight <= 1 / _LEAST_WEIGHT for weight in weights):
+    if not all(LEAST_WEIGHT <= weight <= 1 / LEAST_WEIGHT for weight in weights):
         raise UsageError(
-            f"--weights are {list(weights)}, need values from {_LEAST_WEIGHT:g} to {1 / _LEAST_WEIGHT:g}; leave out "
+            f"--weights are {list(weights)}, need values from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}; leave out "
             "what should not count"
         )
 

@@ -1,20 +1,14 @@
 """An ensemble is a teacher whose members are teachers: one decode, one computation of each front end, one average."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jobs import AVERAGES, LEAST_WEIGHT, PROBABILITY_MARGIN, Average
 from pipeline import TeacherError, UsageError, Vocabulary, projection
 from teachers._teacher import FrontEnd, Target, Teacher
-
-Average = Literal["logit", "probability"]
-AVERAGES: tuple[str, ...] = get_args(Average)
-# A mean of probabilities goes back to logits between sigmoid(+-16.6): float32 has nothing between 1 - 2^-24 and 1.
-PROBABILITY_MARGIN = 2.0**-24
-# Sums are made in float32, which ends at 1e-38 and 1e38.
-LEAST_WEIGHT = 1e-6
 
 
 class Ensemble(Teacher):
